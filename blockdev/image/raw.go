@@ -1,0 +1,215 @@
+// Package image reads disk images as block devices: what is to be backed up, or looked into.
+//
+// A Raw is the bytes of a regular file or of a block device, from the first to the last, with the holes
+// that the file system knows of. Nothing is ever written. An image that changes while it is open gives an
+// error (Check, or ReadAt when it shrank) and never bytes that were invented; whoever backs up a disk in
+// use takes a snapshot of it first.
+package image
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"livemount/blockdev"
+	"livemount/internal/errs"
+)
+
+// Raw is a regular file or block device as an immutable disk. It implements blockdev.Reader.
+type Raw struct {
+	file  *os.File
+	path  string
+	size  int64 // bytes, as of the open
+	mtime time.Time
+	dev   bool // a block device
+	// noSeek is set when the file system knows no SEEK_DATA: from then on everything is Data.
+	noSeek atomic.Bool
+}
+
+var _ blockdev.Reader = (*Raw)(nil)
+
+// OpenRaw opens a regular file or a block device. It never waits for a peer: a folder, FIFO, socket or
+// character device is Invalid. A missing path is NotFound, one that may not be read Denied.
+func OpenRaw(path string) (*Raw, error) {
+	// Opening a device can have effects (a watchdog starts, a tape rewinds), so look before. The second
+	// look, at what was opened, closes the race.
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	if err := checkType(path, st.Mode()); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	r, err := newRaw(f, path)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return r, nil
+}
+
+func newRaw(f *os.File, path string) (*Raw, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	if err := checkType(path, st.Mode()); err != nil {
+		return nil, err
+	}
+	r := &Raw{file: f, path: path, mtime: st.ModTime(), dev: st.Mode()&os.ModeDevice != 0}
+	if r.size, err = r.sizeNow(); err != nil {
+		return nil, err
+	}
+	// Only a hint: it doubles the kernel's read-ahead. What does not know it reads as well without.
+	_ = r.control(func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_SEQUENTIAL) })
+	return r, nil
+}
+
+func checkType(path string, mode os.FileMode) error {
+	what := ""
+	switch {
+	case mode.IsRegular():
+		return nil
+	case mode.IsDir():
+		what = "a folder"
+	case mode&os.ModeNamedPipe != 0:
+		what = "a named pipe"
+	case mode&os.ModeSocket != 0:
+		what = "a socket"
+	case mode&os.ModeCharDevice != 0:
+		what = "a character device"
+	case mode&os.ModeDevice != 0:
+		return nil
+	default:
+		what = mode.Type().String()
+	}
+	err := errs.New(errs.Invalid, "open image %s: %s, not a file or a block device", path, what)
+	return errs.WithTry(err, "name the image file or the block device itself")
+}
+
+// Path is the name that the image was opened by.
+func (r *Raw) Path() string { return r.path }
+
+// Size implements blockdev.Reader: the bytes that the image had when it was opened.
+func (r *Raw) Size() int64 { return r.size }
+
+// ReadAt implements blockdev.ReaderAt. Besides what that says: Invalid when the image shrank meanwhile,
+// Unreachable when the device below fails or is gone.
+func (r *Raw) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := blockdev.CheckRange(r.size, off, int64(len(p))); err != nil {
+		return err
+	}
+	n, err := r.file.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case errors.Is(err, io.EOF):
+		return r.shrunk(off + int64(n))
+	default:
+		return readError(r.path, err)
+	}
+}
+
+func (r *Raw) shrunk(at int64) error {
+	now, err := r.sizeNow()
+	if err != nil {
+		return err
+	}
+	return errs.WithTry(
+		errs.New(errs.Invalid, "read image %s: it ends at offset %d: it had %d bytes when it was opened and has %d now",
+			r.path, at, r.size, now),
+		"stop what changes %s, or read a snapshot of it", r.path)
+}
+
+// Check says whether what was read can be trusted to be one image. It is called after everything was
+// read; it is Invalid when the size is not what it was at the open.
+func (r *Raw) Check(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now, err := r.sizeNow()
+	if err != nil {
+		return err
+	}
+	if now == r.size {
+		return nil
+	}
+	return errs.WithTry(
+		errs.New(errs.Invalid, "check image %s: it had %d bytes when it was opened and has %d now", r.path, r.size, now),
+		"stop what changes %s, or read a snapshot of it", r.path)
+}
+
+// Changed is a note for people when something points to writes while the image was open, else "". A block
+// device shows only that its name is gone.
+func (r *Raw) Changed() string {
+	named, err := os.Stat(r.path)
+	if err != nil {
+		return "the name " + r.path + " is gone since it was opened"
+	}
+	open, err := r.file.Stat()
+	switch {
+	case err != nil:
+		return "its state cannot be read: " + err.Error()
+	case !os.SameFile(named, open):
+		return "the name " + r.path + " stands for another file since it was opened"
+	case !r.dev && !open.ModTime().Equal(r.mtime):
+		return r.path + " was written while it was open"
+	}
+	return ""
+}
+
+// Close implements blockdev.Reader.
+func (r *Raw) Close() error { return r.file.Close() }
+
+func (r *Raw) sizeNow() (int64, error) {
+	if r.dev {
+		return r.deviceSize()
+	}
+	st, err := r.file.Stat()
+	if err != nil {
+		return 0, readError(r.path, err)
+	}
+	return st.Size(), nil
+}
+
+// control runs f with the descriptor, which stays open meanwhile.
+func (r *Raw) control(f func(fd int) error) error {
+	conn, err := r.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := conn.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+// readError gives a failure of the kernel its kind and makes sure that the path is in the text.
+func readError(path string, err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		err = &os.PathError{Op: pe.Op + " image", Path: path, Err: pe.Err}
+	} else {
+		err = &os.PathError{Op: "read image", Path: path, Err: err}
+	}
+	for _, lost := range []error{syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.ESTALE, syscall.EREMOTEIO,
+		syscall.ETIMEDOUT, syscall.ENOTCONN, syscall.ENOMEDIUM} {
+		if errors.Is(err, lost) {
+			return errs.WithTry(errs.As(errs.Unreachable, err), "look for the device's errors in the kernel log (dmesg)")
+		}
+	}
+	return errs.As(errs.KindOf(err), err)
+}
