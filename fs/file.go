@@ -80,7 +80,9 @@ func (f *File) SetTimes(accessed, modified *time.Time) {
 }
 
 // ReadAt is blockdev.ReaderAt.
-func (f *File) ReadAt(ctx context.Context, p []byte, off int64) error { return f.data.ReadAt(ctx, p, off) }
+func (f *File) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return f.data.ReadAt(ctx, p, off)
+}
 
 // Extents is that of blockdev.Reader.
 func (f *File) Extents(ctx context.Context, off, n int64) iter.Seq2[blockdev.Extent, error] {

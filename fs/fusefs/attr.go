@@ -1,0 +1,94 @@
+package fusefs
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"livemount/fs"
+)
+
+// blockBytes is the unit of statfs, of fstrim (the loop driver takes its discard granularity from it) and
+// the preferred size of I/O.
+const blockBytes = 4096
+
+// fill writes the attributes of n as stat shows them.
+func (r *raw) fill(n fs.Node, out *fuse.Attr) {
+	a := n.Attr()
+	*out = fuse.Attr{
+		Ino: uint64(a.ID), Size: uint64(a.SizeBytes), Blocks: uint64(a.AllocatedBytes+511) / 512,
+		Blksize: blockBytes, Nlink: 1, Mode: syscall.S_IFREG, Owner: r.owner,
+	}
+	if a.Mode.IsDir() {
+		out.Mode, out.Nlink = syscall.S_IFDIR, 2
+	}
+	out.Mode |= uint32(a.Mode.Perm())
+	if r.readOnly {
+		out.Mode &^= 0o222
+	}
+	out.SetTimes(&a.Accessed, &a.Modified, &a.Changed)
+}
+
+// GetAttr implements fuse.RawFileSystem.
+func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n, st := r.node(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	out.SetTimeout(r.valid)
+	r.fill(n, &out.Attr)
+	return fuse.OK
+}
+
+// SetAttr implements fuse.RawFileSystem. A disk has a fixed size: growing it is EFBIG, shrinking it (and
+// opening it with O_TRUNC) EPERM. Times are kept in memory. Mode and owner come from the mount: setting
+// them to what they are succeeds, anything else is EPERM, which qemu, libvirt and cp take for an answer.
+func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if r.readOnly {
+		return fuse.EROFS
+	}
+	n, st := r.node(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	out.SetTimeout(r.valid)
+	r.fill(n, &out.Attr)
+	if st := mayChange(in, &out.Attr); !st.Ok() {
+		return st
+	}
+	if f, ok := n.(*fs.File); ok {
+		setTimes(f, in)
+		r.fill(n, &out.Attr)
+	}
+	return fuse.OK
+}
+
+// mayChange refuses what cannot be changed from the present attributes.
+func mayChange(in *fuse.SetAttrIn, now *fuse.Attr) fuse.Status {
+	if size, ok := in.GetSize(); ok && size > now.Size {
+		return fuse.Status(syscall.EFBIG)
+	} else if ok && size < now.Size {
+		return fuse.EPERM
+	}
+	mode, hasMode := in.GetMode()
+	uid, hasUID := in.GetUID()
+	gid, hasGID := in.GetGID()
+	if hasMode && mode != now.Mode&0o7777 || hasUID && uid != now.Uid || hasGID && gid != now.Gid {
+		return fuse.EPERM
+	}
+	return fuse.OK
+}
+
+func setTimes(f *fs.File, in *fuse.SetAttrIn) {
+	var accessed, modified *time.Time
+	if t, ok := in.GetATime(); ok {
+		accessed = &t
+	}
+	if t, ok := in.GetMTime(); ok {
+		modified = &t
+	}
+	if accessed != nil || modified != nil {
+		f.SetTimes(accessed, modified)
+	}
+}

@@ -1,0 +1,96 @@
+package fusefs
+
+import (
+	"math"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// Open implements fuse.RawFileSystem. There are no file handles: a request is answered by its node.
+func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	find := r.file
+	if in.Flags&(syscall.O_WRONLY|syscall.O_RDWR|syscall.O_TRUNC) != 0 {
+		find = r.writable
+	}
+	if _, st := find(in.NodeId); !st.Ok() {
+		return st
+	}
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	if r.directIO {
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+	}
+	return fuse.OK
+}
+
+// Read implements fuse.RawFileSystem: buf goes to the kernel as it is, without a copy.
+func (r *raw) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	f, st := r.file(in.NodeId)
+	if !st.Ok() {
+		return nil, st
+	}
+	n := inside(in.Offset, uint64(min(int(in.Size), len(buf))), f.Size())
+	if n == 0 {
+		return fuse.ReadResultData(nil), fuse.OK
+	}
+	if err := f.ReadAt(call{cancel}, buf[:n], int64(in.Offset)); err != nil {
+		return nil, r.status("read", in.NodeId, err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// inside cuts [off, off+n) at size and returns the bytes that are left.
+func inside(off, n uint64, size int64) uint64 {
+	if off >= uint64(size) {
+		return 0
+	}
+	return min(n, uint64(size)-off)
+}
+
+// Write implements fuse.RawFileSystem. A write that reaches beyond the end is short, one behind it EFBIG,
+// as for a file that has reached the greatest size. O_SYNC, O_DSYNC and RWF_DSYNC (which the kernel sends
+// as O_DSYNC; O_SYNC contains its bit) are answered after a Sync.
+func (r *raw) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	f, st := r.writable(in.NodeId)
+	if !st.Ok() {
+		return 0, st
+	}
+	n := inside(in.Offset, uint64(len(data)), f.Size())
+	if n == 0 && len(data) > 0 {
+		return 0, fuse.Status(syscall.EFBIG)
+	}
+	err := f.WriteAt(call{cancel}, data[:n], int64(in.Offset))
+	if err == nil && in.Flags&syscall.O_DSYNC != 0 {
+		err = f.Sync(call{cancel})
+	}
+	if err != nil {
+		return 0, r.status("write", in.NodeId, err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// Fsync implements fuse.RawFileSystem.
+func (r *raw) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	f, st := r.file(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	return r.status("fsync", in.NodeId, f.Sync(call{cancel}))
+}
+
+// Flush implements fuse.RawFileSystem: close promises nothing. It is answered, not ENOSYS, because the
+// kernel writes back what was changed through mmap before it asks, and so close can report an error.
+func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK }
+
+// Ioctl implements fuse.RawFileSystem: there are none.
+func (r *raw) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(syscall.ENOTTY)
+}
+
+// offset turns the kernel's number into ours; what no device can have is refused.
+func offset(v uint64) (int64, fuse.Status) {
+	if v > math.MaxInt64 {
+		return 0, fuse.EINVAL
+	}
+	return int64(v), fuse.OK
+}
