@@ -1,0 +1,148 @@
+package chunkstore
+
+import (
+	"context"
+	"encoding/binary"
+	"os"
+	"sync"
+
+	"livemount/internal/errs"
+	"livemount/internal/kv"
+)
+
+// dedupIndex finds stored chunks by id. It is a hint: what it says is checked against the container,
+// and it may be lost at any time. A nil index knows nothing.
+type dedupIndex struct {
+	s  *Store
+	db *kv.DB
+
+	flushMu sync.Mutex // held while a batch is written
+	mu      sync.Mutex // guards what is below
+	pending map[ChunkID]Ptr
+	writing map[ChunkID]Ptr // the batch that is being written; not changed
+
+	cancel context.CancelFunc
+	filler sync.WaitGroup
+}
+
+const dedupBatch = 8192
+
+// dedupReady is the key that says that the index was filled from the containers that were there.
+const dedupReady = "ready"
+
+// openDedup opens the index, or makes a new one and fills it in the background.
+func openDedup(ctx context.Context, s *Store) (*dedupIndex, error) {
+	if s.opts.DedupDir == "" {
+		return nil, nil
+	}
+	db, err := openDedupDB(s)
+	if errs.Is(err, errs.Corrupt) {
+		s.opts.Log.Warn("dedup index was bad, made again", "err", err)
+		if err := os.RemoveAll(s.opts.DedupDir); err != nil {
+			return nil, err
+		}
+		db, err = openDedupDB(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := &dedupIndex{s: s, db: db, pending: map[ChunkID]Ptr{}}
+	fillCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	d.cancel = cancel
+	if _, err := db.Get([]byte(dedupReady)); err != nil {
+		d.filler.Go(func() { d.fill(fillCtx) })
+	}
+	return d, nil
+}
+
+func openDedupDB(s *Store) (*kv.DB, error) {
+	if err := os.MkdirAll(s.opts.DedupDir, 0o700); err != nil {
+		return nil, err
+	}
+	return kv.Open(kv.Options{Dir: s.opts.DedupDir, MemTableBytes: 8 << 20, IndexBytes: 16 << 20, Log: s.opts.Log})
+}
+
+// fill puts the ids of all sealed containers into the index.
+func (d *dedupIndex) fill(ctx context.Context) {
+	err := d.s.eachID(ctx, func(id ChunkID, p Ptr) error { d.put(id, p); return ctx.Err() })
+	if err == nil {
+		d.flush()
+		err = d.db.Update(func(tx kv.Tx) error { return tx.Put([]byte(dedupReady), nil) })
+	}
+	if err != nil && ctx.Err() == nil {
+		d.s.opts.Log.Warn("dedup index was not filled", "err", err)
+	}
+}
+
+func dedupKey(id ChunkID) []byte { return append([]byte("i"), id[:]...) }
+
+func (d *dedupIndex) get(id ChunkID) (Ptr, bool) {
+	if d == nil {
+		return Ptr{}, false
+	}
+	d.mu.Lock()
+	p, ok := d.pending[id]
+	if !ok {
+		p, ok = d.writing[id]
+	}
+	d.mu.Unlock()
+	if ok {
+		return p, true
+	}
+	v, err := d.db.Get(dedupKey(id))
+	if err != nil || len(v) != 12 {
+		return Ptr{}, false
+	}
+	return Ptr{ContainerID(binary.LittleEndian.Uint64(v)), binary.LittleEndian.Uint32(v[8:])}, true
+}
+
+func (d *dedupIndex) put(id ChunkID, p Ptr) {
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	d.pending[id] = p
+	full := len(d.pending) >= dedupBatch
+	d.mu.Unlock()
+	if full {
+		d.flush()
+	}
+}
+
+// flush moves the pending entries into Badger. An error only costs duplicates.
+func (d *dedupIndex) flush() {
+	d.flushMu.Lock()
+	defer d.flushMu.Unlock()
+	d.mu.Lock()
+	batch := d.pending
+	d.writing, d.pending = batch, map[ChunkID]Ptr{}
+	d.mu.Unlock()
+	if err := d.write(batch); err != nil {
+		d.s.opts.Log.Warn("dedup index was not written", "err", err)
+	}
+	d.mu.Lock()
+	d.writing = nil
+	d.mu.Unlock()
+}
+
+func (d *dedupIndex) write(batch map[ChunkID]Ptr) error {
+	b := d.db.NewBatch()
+	for id, p := range batch {
+		v := binary.LittleEndian.AppendUint64(make([]byte, 0, 12), uint64(p.Container))
+		if err := b.Put(dedupKey(id), binary.LittleEndian.AppendUint32(v, p.Slot)); err != nil {
+			b.Cancel()
+			return err
+		}
+	}
+	return b.Flush()
+}
+
+func (d *dedupIndex) close() error {
+	if d == nil {
+		return nil
+	}
+	d.cancel()
+	d.filler.Wait()
+	d.flush()
+	return d.db.Close()
+}

@@ -1,0 +1,206 @@
+package chunkstore
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"livemount/internal/errs"
+)
+
+// Journal is the durable sequence of all changes of the catalogue: numbered records in containers of
+// their own. The number of a record is one more than that of the record before.
+type Journal struct {
+	s *Store
+
+	mu   sync.Mutex // guards what is below, and the order of records
+	c    *container
+	next uint64
+	err  error // a failed sync: what is on disk is not known until the store is opened again
+}
+
+// JournalReport is what ReadJournal found.
+type JournalReport struct {
+	Last uint64   // number of the last record, 0 when there is none
+	Gaps []string // what is missing or bad, for people
+}
+
+// Append makes a record durable and returns its number.
+func (j *Journal) Append(payload []byte) (uint64, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err != nil {
+		return 0, errs.WithTry(fmt.Errorf("journal is closed after an error: %w", j.err), "restart livemountd")
+	}
+	codec, stored, err := j.s.codecs.encode(payload, nil)
+	if err != nil {
+		return 0, err
+	}
+	r := &record{kind: KindJournal, codec: codec, payload: stored, rawLen: len(payload)}
+	if err := j.room(storedLen(0, len(stored))); err != nil {
+		return 0, err
+	}
+	binary.LittleEndian.PutUint64(r.id[:], j.next)
+	binary.LittleEndian.PutUint64(r.id[8:], j.next-1)
+	return j.write(r)
+}
+
+// room makes sure that there is a container with room for n bytes.
+func (j *Journal) room(n int) error {
+	if j.c != nil && j.c.app.fits(n, j.s.opts.ContainerBytes) {
+		return nil
+	}
+	if j.c != nil {
+		if err := j.s.sealContainer(j.c); err != nil {
+			j.err = err
+			return err
+		}
+		j.c = nil
+	}
+	c, err := j.s.newContainer(ClassJournal, 0, j.next)
+	j.c = c
+	return err
+}
+
+func (j *Journal) write(r *record) (uint64, error) {
+	app := j.c.app
+	before := app.snapshot(false)
+	if _, err := app.append(r); err != nil {
+		return 0, j.undo(app, before, err)
+	}
+	app.mu.Lock()
+	err := app.flushLocked()
+	app.mu.Unlock()
+	if err != nil {
+		return 0, j.undo(app, before, err)
+	}
+	if err := app.sync(); err != nil {
+		j.err = err
+		return 0, err
+	}
+	n := j.next
+	j.next++
+	return n, nil
+}
+
+// undo takes a record back that could not be written, so that the journal can go on when there is room.
+func (j *Journal) undo(app *appender, before State, cause error) error {
+	if err := app.rollback(before); err != nil {
+		j.err = fmt.Errorf("%w (and the cut behind it: %v)", cause, err)
+		return j.err
+	}
+	if before.Slots == 0 { // the header may be missing in the file: begin a new container next time
+		j.c = nil
+	}
+	return cause
+}
+
+// Err returns the error that closed the journal, if any.
+func (j *Journal) Err() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// SetNext makes the next record's number at least n.
+func (j *Journal) SetNext(n uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.next = max(j.next, n, 1)
+}
+
+func (j *Journal) close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.c == nil || j.err != nil {
+		return nil
+	}
+	c := j.c
+	j.c = nil
+	return j.s.sealContainer(c)
+}
+
+// Read calls fn with every record numbered from or more, in order. What is bad is reported and passed
+// over; only an error of fn or of the disk ends it.
+func (j *Journal) Read(ctx context.Context, from uint64, fn func(n uint64, payload []byte) error) (*JournalReport, error) {
+	rep := &JournalReport{}
+	list := j.s.sorted(ClassJournal)
+	for i, c := range list {
+		if i+1 < len(list) && j.firstSeq(ctx, list[i+1]) <= from && j.firstSeq(ctx, list[i+1]) > 0 {
+			continue
+		}
+		if err := j.readContainer(ctx, c, from, rep, fn); err != nil {
+			return rep, fmt.Errorf("read journal container %s: %w", c.id, err)
+		}
+	}
+	return rep, nil
+}
+
+// firstSeq returns the number of a container's first record, or 0 when its header is bad.
+func (j *Journal) firstSeq(ctx context.Context, c *container) uint64 {
+	h, err := j.s.containerHeader(ctx, c)
+	if err != nil {
+		return 0
+	}
+	return h.firstSeq
+}
+
+func (s *Store) containerHeader(ctx context.Context, c *container) (*header, error) {
+	b := make([]byte, headerBytes)
+	if err := s.readAt(ctx, c, b, 0); err != nil {
+		return nil, err
+	}
+	return parseContainerHeader(b)
+}
+
+func (j *Journal) readContainer(ctx context.Context, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {
+	if h, err := j.s.containerHeader(ctx, c); errs.Is(err, errs.Newer) {
+		return err
+	} else if err == nil && h.store != j.s.opts.Store {
+		return errs.New(errs.Invalid, "%s belongs to store %s", c.path, h.store)
+	}
+	f, err := j.s.files.acquire(ctx, c.path)
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	b, err := readAll(f, scanLimit)
+	if err != nil {
+		return err
+	}
+	sd := newSeed(j.s.opts.Store, c.id)
+	for _, sl := range scan(sd, b).slots {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := j.readSlot(sd, b, sl, c, from, rep, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *Journal) readSlot(sd seed, b []byte, sl slot, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {
+	if sl.len == 0 {
+		return nil // the gap in the numbers tells
+	}
+	r, err := parseRecord(sd, b[sl.off:sl.off+sl.len])
+	if err != nil || r.kind != KindJournal {
+		return nil // likewise
+	}
+	n := binary.LittleEndian.Uint64(r.id[:])
+	if n < from || n <= rep.Last {
+		return nil
+	}
+	if want := max(rep.Last+1, from); n != want {
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal records %d to %d are missing before offset %d of container %s", want, n-1, sl.off, c.id))
+	}
+	rep.Last = n
+	payload, err := j.s.codecs.decode(r.codec, r.payload, r.rawLen)
+	if err != nil {
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal record %d: %v", n, err))
+		return nil
+	}
+	return fn(n, payload)
+}

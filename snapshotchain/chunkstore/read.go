@@ -1,0 +1,174 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+
+	"livemount/internal/errs"
+	"livemount/internal/vfs"
+)
+
+// Chunk returns the pages of a chunk. The result is shared and must not be written to.
+func (s *Store) Chunk(ctx context.Context, p Ptr) ([]byte, error) {
+	return s.chunks.Get(ctx, p, func() ([]byte, error) {
+		b, err := s.ReadRecord(ctx, p, KindChunk)
+		if err == nil && len(b)%PageSize != 0 {
+			return nil, errs.New(errs.Corrupt, "chunk %s of %d bytes", p, len(b))
+		}
+		return b, err
+	})
+}
+
+// ReadRecord returns the decoded payload of a record of the kind, past the cache. Bad bytes are a
+// Corrupt error that names the record.
+func (s *Store) ReadRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	raw, err := s.readRecord(ctx, p, kind)
+	if errs.Is(err, errs.Corrupt) && s.MarkBad(p) {
+		s.opts.OnBad(p, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", p, err)
+	}
+	return raw, nil
+}
+
+func (s *Store) readRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte, error) {
+	c, err := s.container(p.Container)
+	if err != nil {
+		return nil, err
+	}
+	sl, err := s.slot(ctx, c, p.Slot)
+	if err != nil {
+		return nil, err
+	}
+	buf := s.getBuffer(int(sl.len))
+	defer s.putBuffer(buf)
+	if err := s.readAt(ctx, c, *buf, int64(sl.off)); err != nil {
+		return nil, err
+	}
+	r, err := parseRecord(newSeed(s.opts.Store, c.id), *buf)
+	if err != nil {
+		return nil, err
+	}
+	if r.slot != p.Slot || r.kind != kind {
+		return nil, errs.New(errs.Corrupt, "record of slot %d and kind %d in the place of slot %d", r.slot, r.kind, p.Slot)
+	}
+	raw, err := s.codecs.decode(r.codec, r.payload, r.rawLen)
+	if err == nil && r.codec == CodecRaw {
+		raw = append([]byte(nil), raw...) // it points into the pooled buffer
+	}
+	return raw, err
+}
+
+// Hashes returns the hashes of the pages of a chunk. Only the record's header is read.
+func (s *Store) Hashes(ctx context.Context, p Ptr) ([]PageHash, error) {
+	r, err := s.readHeader(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("read header of %s: %w", p, err)
+	}
+	return r.hashes(), nil
+}
+
+func (s *Store) readHeader(ctx context.Context, p Ptr) (*record, error) {
+	c, err := s.container(p.Container)
+	if err != nil {
+		return nil, err
+	}
+	sl, err := s.slot(ctx, c, p.Slot)
+	if err != nil {
+		return nil, err
+	}
+	buf := make([]byte, min(int(sl.len), recordHeader+int(sl.rawPages)*hashBytes))
+	if err := s.readAt(ctx, c, buf, int64(sl.off)); err != nil {
+		return nil, err
+	}
+	r, _, err := parseHeader(newSeed(s.opts.Store, c.id), buf)
+	if err == nil && (r.slot != p.Slot || r.kind != sl.kind) {
+		err = errs.New(errs.Corrupt, "record of slot %d in the place of slot %d", r.slot, p.Slot)
+	}
+	return r, err
+}
+
+// slot finds where a record lies.
+func (s *Store) slot(ctx context.Context, c *container, n uint32) (slot, error) {
+	c.mu.Lock()
+	app := c.app
+	c.mu.Unlock()
+	if app != nil {
+		return app.lookup(n)
+	}
+	table, err := s.tables.Get(ctx, c.id, func() ([]slot, error) { return s.loadTable(ctx, c) })
+	if err != nil {
+		return slot{}, err
+	}
+	if int(n) >= len(table) || table[n].len < recordHeader {
+		return slot{}, errs.New(errs.Corrupt, "container %s has no slot %d", c.id, n)
+	}
+	return table[n], nil
+}
+
+// loadTable reads the slot table, or makes it again from the records when the footer is bad.
+func (s *Store) loadTable(ctx context.Context, c *container) ([]slot, error) {
+	f, err := s.files.acquire(ctx, c.path)
+	if err != nil {
+		return nil, missing(c, err)
+	}
+	defer f.release()
+	slots, _, err := readFooter(f, c.id, false)
+	if err == nil || !errs.Is(err, errs.Corrupt) {
+		return slots, err
+	}
+	s.opts.Log.Error("container footer was bad, records scanned", "container", c.id, "err", err)
+	res, err := s.scanFile(c, f)
+	if err != nil {
+		return nil, err
+	}
+	return res.slots, nil
+}
+
+func (s *Store) scanFile(c *container, f vfs.File) (*scanResult, error) {
+	b, err := readAll(f, scanLimit)
+	if err != nil {
+		return nil, err
+	}
+	return scan(newSeed(s.opts.Store, c.id), b), nil
+}
+
+// missing turns a file that is gone into corruption: it was committed.
+func missing(c *container, err error) error {
+	if errs.Is(err, errs.NotFound) {
+		return errs.New(errs.Corrupt, "container %s is missing: %w", c.id, err)
+	}
+	return err
+}
+
+func (s *Store) readAt(ctx context.Context, c *container, p []byte, off int64) error {
+	f, err := s.files.acquire(ctx, c.path)
+	if err != nil {
+		return missing(c, err)
+	}
+	defer f.release()
+	return readFull(f, p, off)
+}
+
+// getBuffer returns a read buffer of n bytes from the pool.
+func (s *Store) getBuffer(n int) *[]byte {
+	b, _ := s.buffers.Get().(*[]byte)
+	if b == nil {
+		b = new([]byte)
+	}
+	if cap(*b) < n {
+		*b = make([]byte, n)
+	}
+	*b = (*b)[:n]
+	return b
+}
+
+func (s *Store) putBuffer(b *[]byte) {
+	if cap(*b) <= 1<<20 {
+		s.buffers.Put(b)
+	}
+}

@@ -1,0 +1,189 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"livemount/internal/errs"
+)
+
+// Recovery is what Recover found and did.
+type Recovery struct {
+	Changed []State  // states to record: containers that were sealed now
+	Damage  []string // committed bytes that are missing or bad, for people
+	Unknown []string // files that nobody committed and nobody is known to have left; they are kept
+	Removed int      // containers of drafts that were never committed
+}
+
+// Known is what the caller's journal and tables say.
+type Known struct {
+	States []State
+	// Drafts began and were never committed: what they wrote goes.
+	Drafts map[DraftID]bool
+	// Trusted says that States is complete. When it is not, nothing is cut or removed.
+	Trusted bool
+}
+
+// Recover brings the containers to their committed state: what a crash left behind it is cut away, and
+// what was open is sealed, for a container that a crash has seen is never appended to again.
+func (s *Store) Recover(ctx context.Context, known Known) (*Recovery, error) {
+	rec := &Recovery{}
+	states := map[ContainerID]State{}
+	for _, st := range known.States {
+		states[st.ID] = st
+		s.ReserveIDs(st.ID + 1)
+	}
+	for _, class := range []Class{ClassData, ClassMap} {
+		for _, c := range s.sorted(class) {
+			st, ok := states[c.id]
+			delete(states, c.id)
+			if err := s.recoverOne(ctx, c, st, ok, known, rec); err != nil {
+				return rec, fmt.Errorf("recover container %s: %w", c.id, err)
+			}
+		}
+	}
+	for id := range states {
+		rec.Damage = append(rec.Damage, fmt.Sprintf("container %s is missing", id))
+	}
+	dedup, err := openDedup(ctx, s)
+	if err != nil {
+		return rec, err
+	}
+	s.dedup = dedup
+	return rec, nil
+}
+
+func (s *Store) recoverOne(ctx context.Context, c *container, st State, committed bool, known Known, rec *Recovery) error {
+	switch {
+	case committed && st.Sealed:
+		c.state = st
+		return nil
+	case committed:
+		c.state = st
+		return s.finish(ctx, c, known.Trusted, rec)
+	}
+	h, err := s.containerHeader(ctx, c)
+	if errs.Is(err, errs.Newer) {
+		return err
+	}
+	// A header that was never written is an empty container of a draft that a crash interrupted.
+	empty := false
+	if err != nil {
+		info, serr := s.opts.FS.Stat(c.path)
+		empty = serr == nil && info.SizeBytes < headerBytes
+	}
+	if known.Trusted && (empty || (err == nil && known.Drafts[h.draft])) {
+		rec.Removed++
+		return s.remove(c)
+	}
+	rec.Unknown = append(rec.Unknown, c.path)
+	return nil
+}
+
+func (s *Store) remove(c *container) error {
+	s.mu.Lock()
+	delete(s.containers, c.id)
+	s.mu.Unlock()
+	s.files.cache.Remove(c.path)
+	return s.opts.FS.Remove(c.path)
+}
+
+// finish cuts a committed container at its committed end and seals it.
+func (s *Store) finish(ctx context.Context, c *container, mayCut bool, rec *Recovery) error {
+	s.files.cache.Remove(c.path)
+	f, err := s.opts.FS.OpenRW(c.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if t, err := readTrailer(f, size); err == nil && t.off == c.state.Bytes && t.id == c.id {
+		c.state.Sealed = true
+		rec.Changed = append(rec.Changed, c.state)
+		return nil
+	}
+	if size < c.state.Bytes {
+		rec.Damage = append(rec.Damage, fmt.Sprintf("container %s ends at %d, not at %d", c.id, size, c.state.Bytes))
+		return nil
+	}
+	if !mayCut {
+		return nil
+	}
+	return s.cutAndSeal(ctx, c, f, rec)
+}
+
+type truncater interface {
+	Truncate(int64) error
+	Sync() error
+	ReadAt([]byte, int64) (int, error)
+	WriteAt([]byte, int64) (int, error)
+}
+
+func (s *Store) cutAndSeal(ctx context.Context, c *container, f truncater, rec *Recovery) error {
+	if err := f.Truncate(c.state.Bytes); err != nil {
+		return err
+	}
+	b := make([]byte, c.state.Bytes)
+	if err := readFull(f, b, 0); err != nil {
+		return err
+	}
+	h, err := parseContainerHeader(b)
+	if err != nil { // only its salt is lost, and that only matters with encryption
+		h = &header{class: c.class, store: s.opts.Store, id: c.id, gen: c.gen}
+	}
+	res := scan(newSeed(s.opts.Store, c.id), b)
+	if res.bad > 0 || len(res.slots) != int(c.state.Slots) {
+		rec.Damage = append(rec.Damage, fmt.Sprintf("container %s holds %d of %d records", c.id, len(res.slots), c.state.Slots))
+	}
+	if _, err := f.WriteAt(encodeFooter(h, c.state.Bytes, res.slots, res.ids), c.state.Bytes); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	c.state.Sealed = true
+	rec.Changed = append(rec.Changed, c.state)
+	return ctx.Err()
+}
+
+// eachID calls fn with the id and place of every committed chunk, from the footers.
+func (s *Store) eachID(ctx context.Context, fn func(ChunkID, Ptr) error) error {
+	for _, c := range s.sorted(ClassData) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		ids, n, err := s.idsOf(ctx, c)
+		if errs.Is(err, errs.Corrupt) {
+			continue // its chunks are not found again; nothing depends on it
+		}
+		if err != nil {
+			return err
+		}
+		for i := range min(len(ids), int(n)) {
+			if err := fn(ids[i], Ptr{c.id, uint32(i)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) idsOf(ctx context.Context, c *container) ([][32]byte, uint32, error) {
+	c.mu.Lock()
+	app, n := c.app, c.state.Slots
+	c.mu.Unlock()
+	if app != nil {
+		return nil, 0, nil // written now, indexed now
+	}
+	f, err := s.files.acquire(ctx, c.path)
+	if err != nil {
+		return nil, 0, errors.Join(missing(c, err))
+	}
+	defer f.release()
+	_, ids, err := readFooter(f, c.id, true)
+	return ids, n, err
+}
