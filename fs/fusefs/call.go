@@ -5,8 +5,14 @@ import (
 	"time"
 )
 
-// call is the context of one request: it ends when the kernel says that nobody waits for the answer any
-// more. It costs no goroutine, unlike one derived with context.WithCancel.
+// call is the context of one request that only looks: it ends when the kernel says that the caller was
+// interrupted, or that the mount is gone. It costs no goroutine, unlike one derived with
+// context.WithCancel.
+//
+// Requests that change or sync a disk do not use it. The kernel interrupts them for any signal, also one
+// that the caller handles and goes on after, and no program expects EINTR from a write or fsync of a
+// regular file. So, as on a disk, they are finished once begun. (Buffered and O_DIRECT reads the kernel
+// never interrupts: a killed process leaves the former at once and waits for the latter.)
 type call struct{ cancel <-chan struct{} }
 
 // Deadline implements context.Context: a kernel waits for ever.

@@ -16,7 +16,7 @@ import (
 // size of its own has made already. The ends are those of a block special file (block/fops.c,
 // blkdev_fallocate): a start behind the end is EINVAL, KEEP_SIZE is cut at the end; without it a range
 // beyond the end would have to grow the file: EFBIG.
-func (r *raw) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	f, st := r.writable(in.NodeId)
 	if !st.Ok() {
 		return st
@@ -35,7 +35,8 @@ func (r *raw) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Statu
 	case in.Mode&^unix.FALLOC_FL_KEEP_SIZE == 0:
 		return fuse.OK
 	}
-	return r.status("fallocate", in.NodeId, f.Zero(call{cancel}, int64(in.Offset), int64(n)))
+	ctx := context.Background() // see call
+	return r.status("fallocate", in.NodeId, f.Zero(ctx, int64(in.Offset), int64(n)))
 }
 
 // supported knows the modes that have a meaning for a disk.

@@ -1,0 +1,102 @@
+package fusefs
+
+import (
+	"log/slog"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"livemount/blockdev"
+	"livemount/fs"
+)
+
+// unmounted returns the translator of a tree with one disk of size bytes, without a kernel.
+func unmounted(t *testing.T, size int64) *raw {
+	t.Helper()
+	tree := fs.New(fs.Options{})
+	if _, err := tree.AddDisk(fs.Disk{ID: 2, Name: "disk.raw", Data: blockdev.NewMem(size)}); err != nil {
+		t.Fatal(err)
+	}
+	return newRaw(tree, Options{Log: slog.New(slog.DiscardHandler)})
+}
+
+func TestInterruptEndsReadsAndNeverWrites(t *testing.T) {
+	r := unmounted(t, 4096)
+	interrupted := make(chan struct{})
+	close(interrupted)
+	h := fuse.InHeader{NodeId: 2}
+	if _, st := r.Read(interrupted, &fuse.ReadIn{InHeader: h, Size: 10}, make([]byte, 10)); st != fuse.EINTR {
+		t.Errorf("read: %v", st)
+	}
+	if n, st := r.Write(interrupted, &fuse.WriteIn{InHeader: h, Flags: 0o10000}, []byte("abc")); n != 3 || !st.Ok() {
+		t.Errorf("write: %d, %v", n, st)
+	}
+	if st := r.Fsync(interrupted, &fuse.FsyncIn{InHeader: h}); !st.Ok() {
+		t.Errorf("fsync: %v", st)
+	}
+}
+
+func TestLookupsAreCounted(t *testing.T) {
+	r := unmounted(t, 4096)
+	for range 3 {
+		if st := r.Lookup(nil, &fuse.InHeader{NodeId: 1}, "disk.raw", &fuse.EntryOut{}); !st.Ok() {
+			t.Fatal(st)
+		}
+	}
+	r.Forget(2, 2)
+	if r.lookups[2] != 1 {
+		t.Errorf("%d references", r.lookups[2])
+	}
+	r.Forget(2, 9) // more than there are must not wrap around
+	if len(r.lookups) != 0 {
+		t.Errorf("left: %v", r.lookups)
+	}
+}
+
+// TestAnyRequestIsAnswered sends numbers that no sane kernel sends.
+func TestAnyRequestIsAnswered(t *testing.T) {
+	r := unmounted(t, 4097)
+	for _, node := range []uint64{0, 1, 2, 3, 1<<64 - 1} {
+		for _, v := range []uint64{0, 1, 4096, 4097, 1<<63 - 1, 1 << 63, 1<<64 - 1} {
+			h := fuse.InHeader{NodeId: node}
+			var cancel chan struct{}
+			r.Read(cancel, &fuse.ReadIn{InHeader: h, Offset: v, Size: uint32(v)}, make([]byte, 16))
+			r.Write(cancel, &fuse.WriteIn{InHeader: h, Offset: v, Size: uint32(v)}, make([]byte, 16))
+			r.Fallocate(cancel, &fuse.FallocateIn{InHeader: h, Offset: v, Length: v, Mode: 3})
+			r.Fallocate(cancel, &fuse.FallocateIn{InHeader: h, Offset: 1, Length: v, Mode: uint32(v)})
+			r.Lseek(cancel, &fuse.LseekIn{InHeader: h, Offset: v, Whence: 3}, &fuse.LseekOut{})
+			r.SetAttr(cancel, &fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: h, Valid: uint32(v), Size: v}}, &fuse.AttrOut{})
+			r.Open(cancel, &fuse.OpenIn{InHeader: h, Flags: uint32(v)}, &fuse.OpenOut{})
+			r.ReadDir(cancel, &fuse.ReadIn{InHeader: h, Offset: v}, fuse.NewDirEntryList(make([]byte, 256), v))
+			r.Forget(node, v)
+		}
+	}
+}
+
+func TestListingContinuesAnywhere(t *testing.T) {
+	r := unmounted(t, 1)
+	for id := fs.NodeID(3); id < 700; id++ {
+		name := "disk" + string(rune('a'+id%26)) + string(rune('a'+id/26))
+		if _, err := r.tree.AddDisk(fs.Disk{ID: id, Name: name, Data: blockdev.NewMem(1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[uint64]int{}
+	for off := uint64(0); ; {
+		list := fuse.NewDirEntryList(make([]byte, 200), off)
+		if st := r.ReadDir(nil, &fuse.ReadIn{InHeader: fuse.InHeader{NodeId: 1}, Offset: off}, list); !st.Ok() {
+			t.Fatal(st)
+		}
+		got, err := fuse.ParseDirEntries(list.Bytes())
+		if err != nil || len(got) == 0 {
+			break
+		}
+		for _, e := range got {
+			seen[e.Ino]++
+			off = e.Off
+		}
+	}
+	if len(seen) != 699 || seen[1] != 2 || seen[2] != 1 || seen[699] != 1 {
+		t.Errorf("%d nodes, root %d times", len(seen), seen[1])
+	}
+}
