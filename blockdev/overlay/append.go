@@ -1,0 +1,218 @@
+package overlay
+
+import (
+	"context"
+
+	"livemount/internal/errs"
+)
+
+// draft is a record on its way to the log: its buffer holds room for the header, the unmasked table
+// and, when it is small, the payload. It is made without a lock.
+type draft struct {
+	essentials
+	buf     []byte
+	payload []byte // large payload, written by a second call; nil when it is in buf
+	pooled  *[]byte
+}
+
+func (l *Log) newDraft(e essentials, payload []byte) *draft {
+	d := &draft{essentials: e}
+	start := e.payloadOffset()
+	if len(payload) > smallBytes {
+		d.buf, d.payload = make([]byte, start), payload
+		fillTable(d.buf[headerBytes:], payload)
+		return d
+	}
+	d.pooled = l.buffers.Get().(*[]byte)
+	d.buf = (*d.pooled)[:e.bytes()]
+	clear(d.buf[:start])
+	n := copy(d.buf[start:], payload)
+	clear(d.buf[start+int64(n):])
+	fillTable(d.buf[headerBytes:], d.buf[start:start+int64(n)])
+	return d
+}
+
+func (l *Log) freeDraft(d *draft) {
+	if d.pooled != nil {
+		l.buffers.Put(d.pooled)
+	}
+}
+
+// payloadLimit is how much one data record may carry, so that several fit a small segment.
+func (l *Log) payloadLimit() int64 {
+	return min(payloadMax, (l.opts.SegmentBytes-segmentHeaderBytes)/2&^(blockBytes-1))
+}
+
+// log appends one record for a caller from outside and then runs apply, in the order of the log.
+func (l *Log) log(ctx context.Context, e essentials, payload []byte, apply func()) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := l.opts.Admit(e.bytes()); err != nil {
+		return err
+	}
+	d := l.newDraft(e, payload)
+	defer l.freeDraft(d)
+	l.appending.Lock()
+	err := l.append(d)
+	if err == nil && apply != nil {
+		apply()
+	}
+	l.appending.Unlock()
+	l.cleaner.consider(l, err)
+	return err
+}
+
+// append writes the record at the head and shows it to readers. After an error the log is as before.
+// The caller holds appending.
+func (l *Log) append(d *draft) error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	if l.headEnd+d.bytes() > l.opts.SegmentBytes {
+		if err := l.roll(); err != nil {
+			return err
+		}
+	}
+	off, tag := l.headEnd, l.head.tag(l.headEnd)
+	h := header{essentials: d.essentials, epoch: l.epoch, seq: l.seq.Load() + 1, synced: l.synced, prev: l.last}
+	table := d.buf[headerBytes:]
+	maskTable(table, blocks(d.essentials.payload()), tag)
+	h.encode(d.buf, tag)
+	if err := l.write(d, off); err != nil {
+		maskTable(table, blocks(d.essentials.payload()), tag)
+		return l.undo(err)
+	}
+	l.touch(l.head)
+	l.advance(d.essentials, h.seq)
+	l.apply(d.essentials, l.head, off)
+	return nil
+}
+
+func (l *Log) writable() error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	if l.closed { // written under appending and index
+		return errs.New(errs.Invalid, "overlay log %s is closed", l.opts.Dir)
+	}
+	return nil
+}
+
+func (l *Log) write(d *draft, off int64) error {
+	if d.payload != nil {
+		if _, err := l.head.file.WriteAt(d.payload, off+d.payloadOffset()); err != nil {
+			return err
+		}
+	}
+	_, err := l.head.file.WriteAt(d.buf, off)
+	return err
+}
+
+// undo removes what a failed write may have left behind the head: were it to stay, and the next record
+// go to a new segment, it could be taken for a record of its own after a crash.
+func (l *Log) undo(cause error) error {
+	if err := l.head.file.Truncate(l.headEnd); err != nil {
+		return l.fail(err)
+	}
+	l.head.ready = l.headEnd
+	l.touch(l.head)
+	return cause
+}
+
+// advance moves the head behind a record that was written.
+func (l *Log) advance(e essentials, seq uint64) {
+	l.headEnd += e.bytes()
+	l.head.used.Store(l.headEnd)
+	l.head.ready = max(l.head.ready, l.headEnd)
+	l.logBytes.Add(e.bytes())
+	l.end = Position{l.head.number, l.headEnd}
+	l.last = e
+	l.seq.Store(seq)
+}
+
+// touch notes that the segment must be synced by the next commit.
+func (l *Log) touch(s *segment) {
+	if n := len(l.unsynced); n == 0 || l.unsynced[n-1] != s {
+		l.unsynced = append(l.unsynced, s.acquire())
+	}
+}
+
+// apply shows a record to readers.
+func (l *Log) apply(e essentials, s *segment, off int64) {
+	l.index.Lock()
+	defer l.index.Unlock()
+	switch e.kind {
+	case kindData:
+		l.node(e.node).put(extent{e.off, e.length, uint32(s.number), uint32(off), uint32(e.length), 0}, &l.live)
+	case kindZero:
+		l.node(e.node).put(extent{off: e.off, len: e.length, seg: segZero}, &l.live)
+	case kindSize:
+		l.node(e.node).resize(e.off, &l.live)
+	case kindForget:
+		l.forget(e.node)
+	}
+}
+
+// roll starts a new segment. The caller holds appending.
+func (l *Log) roll() error {
+	number := l.nextSeg
+	if number > segmentNumberMax {
+		return errs.New(errs.NoSpace, "overlay log %s: segment numbers are used up", l.opts.Dir)
+	}
+	l.nextSeg++ // also when it fails: a number names one file only
+	s, err := l.createSegment(number)
+	if err != nil {
+		return err
+	}
+	if l.head != nil && l.head.ready > l.headEnd {
+		// The zeroes ahead are of no use any more. When this fails they stay, and replay skips them.
+		_ = l.head.file.Truncate(l.headEnd)
+	}
+	l.index.Lock()
+	l.live.segments[uint32(number)] = s
+	l.index.Unlock()
+	l.logBytes.Add(segmentHeaderBytes)
+	l.head, l.headEnd, l.namesNew, l.noRoom = s, segmentHeaderBytes, true, false
+	l.touch(s)
+	return nil
+}
+
+func (l *Log) createSegment(number uint64) (*segment, error) {
+	name := segmentName(l.opts.Dir, number)
+	f, err := l.fs.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	h := segmentHeader{
+		version: formatVersion, epoch: l.epoch, mount: l.opts.Mount, number: number,
+		firstSeq: l.seq.Load() + 1, synced: l.synced, created: l.opts.Clock.Now().UnixNano(),
+	}
+	if _, err := f.WriteAt(h.encode(), 0); err != nil {
+		_ = f.Close()
+		_ = l.fs.Remove(name) // an empty segment is harmless
+		return nil, err
+	}
+	s := newSegment(l.opts.Dir, l.opts.Mount, number, f)
+	s.used.Store(segmentHeaderBytes)
+	s.ready = segmentHeaderBytes
+	return s, nil
+}
+
+// resize drops what lies behind size and lets zeroes show there if the node grows again.
+func (n *node) resize(size int64, live *liveCount) {
+	n.put(extent{off: size, len: sizeEnd - size, seg: segZero}, live)
+	n.size.Store(size)
+	n.sizeKnown = true
+}
+
+// sizeEnd is behind every offset of every node.
+const sizeEnd = 1 << 62
+
+// forget drops a node. The caller holds index.
+func (l *Log) forget(id uint64) {
+	if n := l.nodes[id]; n != nil {
+		n.clear(0, sizeEnd, &l.live)
+		delete(l.nodes, id)
+	}
+}

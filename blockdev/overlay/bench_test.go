@@ -1,0 +1,98 @@
+package overlay
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"livemount/internal/vfs"
+)
+
+const benchSize = 1 << 30
+
+func benchLog(b *testing.B, o Options) *Log {
+	o.FS, o.Dir = vfs.OS{}, filepath.Join(b.TempDir(), "log")
+	l, err := Create(bg(), o, []Node{{ID: 1, Size: benchSize}})
+	must(b, err)
+	b.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// BenchmarkWrite4K measures random 4 KiB writes without a sync.
+func BenchmarkWrite4K(b *testing.B) {
+	d := mustDevice(b, benchLog(b, Options{}), 1)
+	rng, p := rand.New(rand.NewPCG(1, 1)), stamp(4096, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		must(b, d.WriteAt(bg(), p, rng.Int64N(benchSize/4096)*4096))
+	}
+}
+
+// BenchmarkRead4K measures random 4 KiB reads of cached data, written as 4 KiB and as 1 MiB records.
+func BenchmarkRead4K(b *testing.B) {
+	for _, record := range []int64{4096, 1 << 20} {
+		b.Run(fmt.Sprint("record", record), func(b *testing.B) {
+			d := mustDevice(b, benchLog(b, Options{}), 1)
+			const size = 128 << 20
+			for off := int64(0); off < size; off += record {
+				must(b, d.WriteAt(bg(), stamp(int(record), uint64(off))[:record], off))
+			}
+			rng, p := rand.New(rand.NewPCG(1, 1)), make([]byte, 4096)
+			b.ReportAllocs()
+			for b.Loop() {
+				must(b, d.ReadAt(bg(), p, rng.Int64N(size/4096)*4096))
+			}
+		})
+	}
+}
+
+// BenchmarkStream1M measures sequential 1 MiB writes and reads.
+func BenchmarkStream1M(b *testing.B) {
+	d := mustDevice(b, benchLog(b, Options{}), 1)
+	p := stamp(1<<20, 1)
+	b.Run("write", func(b *testing.B) {
+		b.SetBytes(1 << 20)
+		for off := int64(0); b.Loop(); off = (off + 1<<20) % benchSize {
+			must(b, d.WriteAt(bg(), p, off))
+		}
+	})
+	b.Run("read", func(b *testing.B) {
+		b.SetBytes(1 << 20)
+		for off := int64(0); b.Loop(); off = (off + 1<<20) % (8 << 20) {
+			must(b, d.ReadAt(bg(), p, off))
+		}
+	})
+}
+
+// BenchmarkSync compares random 4 KiB writes with a sync each and each 32: the log with and without
+// pre-written zeroes, and a sparse file.
+func BenchmarkSync(b *testing.B) {
+	for _, every := range []int{1, 32} {
+		for _, pre := range []int64{-1, 1 << 20, 4 << 20, 16 << 20} {
+			b.Run(fmt.Sprintf("each%d/log/prewrite%d", every, max(0, pre)), func(b *testing.B) {
+				d := mustDevice(b, benchLog(b, Options{PrewriteBytes: pre}), 1)
+				benchSync(b, every, func(p []byte, off int64) error { return d.WriteAt(bg(), p, off) },
+					func() error { return d.Sync(bg()) })
+			})
+		}
+		b.Run(fmt.Sprintf("each%d/sparse", every), func(b *testing.B) {
+			f, err := vfs.OS{}.Create(filepath.Join(b.TempDir(), "sparse"))
+			must(b, err)
+			must(b, f.Truncate(benchSize))
+			benchSync(b, every, func(p []byte, off int64) error { _, err := f.WriteAt(p, off); return err }, f.Sync)
+			must(b, f.Close())
+		})
+	}
+}
+
+func benchSync(b *testing.B, every int, write func([]byte, int64) error, sync func() error) {
+	rng, p, n := rand.New(rand.NewPCG(1, 1)), stamp(4096, 1), 0
+	for b.Loop() {
+		must(b, write(p, rng.Int64N(benchSize/4096)*4096))
+		if n++; n%every == 0 {
+			must(b, sync())
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
+}

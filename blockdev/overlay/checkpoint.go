@@ -1,0 +1,208 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"fmt"
+	"path"
+
+	"livemount/internal/errs"
+)
+
+const (
+	checkpointMagic   = 0x31504b434f4d4c4c // "LLMOCKP1" on disk
+	blockMagic        = 0x424f4d4c         // "LMOB" on disk
+	blockHeaderBytes  = 16
+	blockPayload      = blockBytes - blockHeaderBytes - 4
+	checkpointHeader  = 128
+	nodeEntryBytes    = 32
+	extentEntryBytes  = 40
+	snapshotBytesMax  = 256 << 20
+	diskSegBad        = 1<<64 - 1
+	flagSizeKnown     = 1
+	flagMeta          = 1
+	checkpointPrefix  = "checkpoint-"
+	checkpointTempEnd = ".tmp"
+)
+
+func checkpointName(dir string, number uint64) string {
+	return path.Join(dir, fmt.Sprintf("%s%016x", checkpointPrefix, number))
+}
+
+// checkpointHead is the first part of a checkpoint: the state of the log at its position.
+type checkpointHead struct {
+	version  uint32
+	epoch    uint32
+	mount    [16]byte
+	number   uint64
+	at       Position // where replay goes on
+	nextSeq  uint64
+	last     essentials
+	nodes    uint64
+	extents  uint64
+	snapshot uint64 // bytes
+	meta     bool   // there is a snapshot, perhaps an empty one
+}
+
+func (h checkpointHead) streamBytes() int64 {
+	return checkpointHeader + int64(h.nodes)*nodeEntryBytes + int64(h.extents)*extentEntryBytes + int64(h.snapshot)
+}
+
+// imageBytes is the size of one of the two copies.
+func (h checkpointHead) imageBytes() int64 {
+	return (h.streamBytes() + blockPayload - 1) / blockPayload * blockBytes
+}
+
+func (h checkpointHead) encode() []byte {
+	le, b := binary.LittleEndian, make([]byte, checkpointHeader)
+	le.PutUint64(b[0:], checkpointMagic)
+	le.PutUint32(b[8:], h.version)
+	le.PutUint32(b[12:], h.epoch)
+	copy(b[16:], h.mount[:])
+	le.PutUint64(b[32:], h.number)
+	le.PutUint64(b[40:], h.at.Segment)
+	le.PutUint64(b[48:], uint64(h.at.Offset))
+	le.PutUint64(b[56:], h.nextSeq)
+	putEssentials(b[64:], h.last)
+	le.PutUint64(b[96:], h.nodes)
+	le.PutUint64(b[104:], h.extents)
+	le.PutUint64(b[112:], h.snapshot)
+	if h.meta {
+		le.PutUint64(b[120:], flagMeta)
+	}
+	return b
+}
+
+func decodeCheckpointHead(b []byte) (checkpointHead, error) {
+	le := binary.LittleEndian
+	if len(b) < checkpointHeader || le.Uint64(b) != checkpointMagic {
+		return checkpointHead{}, errs.New(errs.Corrupt, "not a checkpoint")
+	}
+	h := checkpointHead{
+		version: le.Uint32(b[8:]), epoch: le.Uint32(b[12:]), mount: [16]byte(b[16:32]), number: le.Uint64(b[32:]),
+		at: Position{le.Uint64(b[40:]), int64(le.Uint64(b[48:]))}, nextSeq: le.Uint64(b[56:]), last: getEssentials(b[64:]),
+		nodes: le.Uint64(b[96:]), extents: le.Uint64(b[104:]), snapshot: le.Uint64(b[112:]), meta: le.Uint64(b[120:])&flagMeta != 0,
+	}
+	if h.version > formatVersion {
+		return h, errs.New(errs.Newer, "checkpoint: format version %d", h.version)
+	}
+	const countMax = 1 << 40
+	if h.nodes > countMax || h.extents > countMax || h.snapshot > snapshotBytesMax || h.nextSeq == 0 || !h.at.plausible() {
+		return h, errs.New(errs.Corrupt, "checkpoint: impossible counts")
+	}
+	return h, nil
+}
+
+func encodeNode(b []byte, id uint64, size int64, known bool, extents int) {
+	le := binary.LittleEndian
+	le.PutUint64(b[0:], id)
+	le.PutUint64(b[8:], uint64(size))
+	le.PutUint64(b[16:], 0)
+	if known {
+		le.PutUint64(b[16:], flagSizeKnown)
+	}
+	le.PutUint64(b[24:], uint64(extents))
+}
+
+func encodeExtent(b []byte, e extent) {
+	le := binary.LittleEndian
+	le.PutUint64(b[0:], uint64(e.off))
+	le.PutUint64(b[8:], uint64(e.len))
+	seg := uint64(e.seg)
+	if e.seg == segBad {
+		seg = diskSegBad
+	}
+	le.PutUint64(b[16:], seg)
+	le.PutUint32(b[24:], e.rec)
+	le.PutUint32(b[28:], e.size)
+	le.PutUint32(b[32:], e.skip)
+	le.PutUint32(b[36:], 0)
+}
+
+// decodeExtent reports false for what encodeExtent cannot have written.
+func decodeExtent(b []byte) (extent, bool) {
+	le := binary.LittleEndian
+	e := extent{
+		off: int64(le.Uint64(b)), len: int64(le.Uint64(b[8:])),
+		rec: le.Uint32(b[24:]), size: le.Uint32(b[28:]), skip: le.Uint32(b[32:]),
+	}
+	seg := le.Uint64(b[16:])
+	if seg == diskSegBad {
+		seg = segBad
+	} else if seg > segmentNumberMax {
+		return e, false
+	}
+	e.seg = uint32(seg)
+	if e.off < 0 || e.len <= 0 || e.len > sizeEnd || e.off > sizeEnd-e.len {
+		return e, false
+	}
+	fits := e.size <= payloadMax && int64(e.skip)+e.len <= int64(e.size) && int64(e.rec) <= segmentMax
+	return e, !e.isData() || fits
+}
+
+// snapshotState is the log at one moment: what a checkpoint holds.
+type snapshotState struct {
+	head  checkpointHead
+	nodes []*node // copies
+	upper []byte
+	dead  []*segment // none of their payload is live, and replay does not need them
+}
+
+// snapshot copies the state. Copies of the trees share their nodes until one side is written.
+func (l *Log) snapshot(number uint64) (snapshotState, error) {
+	l.appending.Lock()
+	defer l.appending.Unlock()
+	if err := l.writable(); err != nil {
+		return snapshotState{}, err
+	}
+	s := snapshotState{head: checkpointHead{
+		version: formatVersion, epoch: l.epoch, mount: l.opts.Mount, number: number,
+		at: l.end, nextSeq: l.seq.Load() + 1, last: l.last,
+	}}
+	if l.headEnd == segmentHeaderBytes {
+		s.head.at = Position{l.head.number, segmentHeaderBytes} // so that older segments can go
+	}
+	if err := l.snapshotUpper(&s); err != nil {
+		return s, err
+	}
+	l.index.Lock() // copying a tree writes to it
+	defer l.index.Unlock()
+	for _, n := range l.nodes {
+		s.addNode(n)
+	}
+	for _, seg := range l.live.segments {
+		if seg.live == 0 && seg.number < s.head.at.Segment {
+			s.dead = append(s.dead, seg)
+		}
+	}
+	return s, nil
+}
+
+func (l *Log) snapshotUpper(s *snapshotState) (err error) {
+	if !l.logMeta {
+		return nil
+	}
+	if l.opts.Snapshot == nil {
+		return errs.New(errs.Invalid, "overlay log %s: a checkpoint needs the layer above", l.opts.Dir)
+	}
+	if s.upper, err = l.opts.Snapshot(); err != nil {
+		return err
+	}
+	if len(s.upper) > snapshotBytesMax {
+		return errs.New(errs.Invalid, "snapshot of %d bytes, more than the %d allowed", len(s.upper), snapshotBytesMax)
+	}
+	s.head.meta, s.head.snapshot = true, uint64(len(s.upper))
+	return nil
+}
+
+func (s *snapshotState) addNode(n *node) {
+	c := &node{id: n.id, sizeKnown: n.sizeKnown, extents: *n.extents.Copy()}
+	c.size.Store(n.size.Load())
+	s.nodes = append(s.nodes, c)
+	s.head.nodes++
+	s.head.extents += uint64(c.extents.Len())
+}
+
+func decodeNodeEntry(b []byte) (id uint64, size int64, known bool, count uint64) {
+	le := binary.LittleEndian
+	return le.Uint64(b), int64(le.Uint64(b[8:])), le.Uint64(b[16:])&flagSizeKnown != 0, le.Uint64(b[24:])
+}

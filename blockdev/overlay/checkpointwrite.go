@@ -1,0 +1,145 @@
+package overlay
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+
+	"livemount/internal/errs"
+	"livemount/internal/vfs"
+)
+
+// imageWriter cuts a stream into checksummed blocks and writes them twice, in large steps.
+type imageWriter struct {
+	ctx   context.Context
+	file  vfs.File
+	seed  uint32
+	image int64 // bytes of one copy
+	off   int64 // in the copy, of buf
+	index uint32
+	block []byte // payload of the block being filled
+	buf   []byte
+	err   error
+}
+
+const imageStepBytes = 256 << 10
+
+// Write implements io.Writer. The first error stays.
+func (w *imageWriter) Write(p []byte) (int, error) {
+	for n := len(p); ; {
+		k := min(len(p), blockPayload-len(w.block))
+		w.block = append(w.block, p[:k]...)
+		if p = p[k:]; len(p) == 0 || w.err != nil {
+			return n, w.err
+		}
+		w.endBlock()
+	}
+}
+
+func (w *imageWriter) endBlock() {
+	w.buf = append(w.buf, encodeBlock(w.index, w.block, w.seed)...)
+	w.index++
+	w.block = w.block[:0]
+	if len(w.buf) >= imageStepBytes {
+		w.flush()
+	}
+}
+
+func (w *imageWriter) flush() {
+	if w.err == nil {
+		w.err = w.ctx.Err()
+	}
+	for _, base := range [2]int64{0, w.image} {
+		if w.err == nil {
+			_, w.err = w.file.WriteAt(w.buf, base+w.off)
+		}
+	}
+	w.off += int64(len(w.buf))
+	w.buf = w.buf[:0]
+}
+
+func (w *imageWriter) finish() error {
+	if len(w.block) > 0 {
+		w.endBlock()
+	}
+	w.flush()
+	if w.err == nil && w.off != w.image {
+		w.err = errs.New(errs.Other, "checkpoint image of %d bytes, expected %d", w.off, w.image)
+	}
+	return w.err
+}
+
+func encodeBlock(index uint32, payload []byte, seed uint32) []byte {
+	le, b := binary.LittleEndian, make([]byte, blockBytes)
+	le.PutUint32(b[0:], blockMagic)
+	le.PutUint32(b[4:], index)
+	le.PutUint32(b[8:], uint32(len(payload)))
+	copy(b[blockHeaderBytes:], payload)
+	le.PutUint32(b[blockBytes-4:], checksum(seed, b[:blockBytes-4]))
+	return b
+}
+
+// decodeBlock returns the payload of a valid block of this place.
+func decodeBlock(b []byte, index uint32, seed uint32) ([]byte, bool) {
+	le := binary.LittleEndian
+	if len(b) < blockBytes || le.Uint32(b) != blockMagic || le.Uint32(b[4:]) != index || le.Uint32(b[8:]) > blockPayload {
+		return nil, false
+	}
+	ok := le.Uint32(b[blockBytes-4:]) == checksum(seed, b[:blockBytes-4])
+	return b[blockHeaderBytes : blockHeaderBytes+le.Uint32(b[8:])], ok
+}
+
+// writeCheckpoint makes the state durable under its number.
+func (l *Log) writeCheckpoint(ctx context.Context, s snapshotState) error {
+	name := checkpointName(l.opts.Dir, s.head.number)
+	tmp := name + checkpointTempEnd
+	if err := l.fs.Remove(tmp); err != nil && !errs.Is(err, errs.NotFound) {
+		return err
+	}
+	f, err := l.fs.Create(tmp)
+	if err != nil {
+		return err
+	}
+	w := &imageWriter{ctx: ctx, file: f, seed: segmentSeed(l.opts.Mount, s.head.number), image: s.head.imageBytes()}
+	if err = s.encode(w); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = l.fs.Rename(tmp, name)
+	}
+	if err == nil {
+		return l.fs.SyncDir(l.opts.Dir)
+	}
+	_ = l.fs.Remove(tmp) // Open removes it too
+	return err
+}
+
+func (s snapshotState) encode(w *imageWriter) error {
+	if _, err := w.Write(s.head.encode()); err != nil {
+		return err
+	}
+	slices.SortFunc(s.nodes, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
+	for _, n := range s.nodes {
+		if err := n.encode(w); err != nil {
+			return err
+		}
+	}
+	if _, err := w.Write(s.upper); err != nil {
+		return err
+	}
+	return w.finish()
+}
+
+func (n *node) encode(w *imageWriter) error {
+	b := make([]byte, extentEntryBytes)
+	encodeNode(b, n.id, n.size.Load(), n.sizeKnown, n.extents.Len())
+	_, err := w.Write(b[:nodeEntryBytes])
+	n.extents.Scan(func(_ int64, e extent) bool {
+		encodeExtent(b, e)
+		_, err = w.Write(b)
+		return err == nil
+	})
+	return err
+}

@@ -1,0 +1,178 @@
+package overlay
+
+import (
+	"context"
+	"iter"
+
+	"livemount/blockdev"
+	"livemount/internal/errs"
+)
+
+// device is a node seen as a disk.
+type device struct {
+	l *Log
+	n *node
+}
+
+// Size implements blockdev.Reader. It changes with SetSize only.
+func (d *device) Size() int64 { return d.n.size.Load() }
+
+// Close implements blockdev.Reader.
+func (d *device) Close() error { return nil }
+
+// ReadAt implements blockdev.Reader.
+func (d *device) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := blockdev.CheckRange(d.Size(), off, int64(len(p))); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return d.l.readAt(ctx, d.n, p, off)
+}
+
+// WriteAt implements blockdev.WriterAt. A write of more than 1 MiB is several records.
+func (d *device) WriteAt(ctx context.Context, p []byte, off int64) error {
+	if err := blockdev.CheckRange(d.Size(), off, int64(len(p))); err != nil {
+		return err
+	}
+	for limit := d.l.payloadLimit(); len(p) > 0; {
+		n := min(limit, int64(len(p)))
+		if err := d.l.log(ctx, essentials{kindData, d.n.id, off, n}, p[:n], nil); err != nil {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+// Zero implements blockdev.Device. What is zero in the overlay already costs no record.
+func (d *device) Zero(ctx context.Context, off, n int64) error {
+	if err := blockdev.CheckRange(d.Size(), off, n); err != nil {
+		return err
+	}
+	if n == 0 || d.zeroAlready(off, n) {
+		return ctx.Err()
+	}
+	return d.l.log(ctx, essentials{kindZero, d.n.id, off, n}, nil, nil)
+}
+
+func (d *device) zeroAlready(off, n int64) bool {
+	if d.l.Err() != nil {
+		return false
+	}
+	d.l.index.RLock()
+	defer d.l.index.RUnlock()
+	return d.n.isZero(off, off+n) && !d.l.closed
+}
+
+// Sync implements blockdev.WriterAt; it syncs all nodes.
+func (d *device) Sync(ctx context.Context) error { return d.l.Sync(ctx) }
+
+// Extents implements blockdev.Reader. What is bad is data: whoever reads it learns so.
+func (d *device) Extents(ctx context.Context, off, n int64) iter.Seq2[blockdev.Extent, error] {
+	if err := blockdev.CheckRange(d.Size(), off, n); err != nil {
+		return blockdev.Fail(err)
+	}
+	return func(yield func(blockdev.Extent, error) bool) {
+		for end := off + n; off < end; {
+			list, stop := d.batch(off, end)
+			if !d.yieldBatch(ctx, list, off, stop, yield) {
+				return
+			}
+			off = stop
+		}
+	}
+}
+
+// extentsBatch is how many extents are taken under the lock at once.
+const extentsBatch = 256
+
+// batch returns the extents up to stop, so that the lock is not held while they are yielded.
+func (d *device) batch(off, end int64) (list []extent, stop int64) {
+	d.l.index.RLock()
+	defer d.l.index.RUnlock()
+	if e, ok := d.n.before(off); ok && e.end() > off {
+		list = append(list, e.cut(off, end))
+	}
+	d.n.extents.Ascend(off, func(_ int64, e extent) bool {
+		if e.off < end {
+			list = append(list, e.cut(off, end))
+		}
+		return e.off < end && len(list) < extentsBatch
+	})
+	if len(list) < extentsBatch {
+		return list, end
+	}
+	return list, list[len(list)-1].end()
+}
+
+func (d *device) yieldBatch(ctx context.Context, list []extent, off, stop int64, yield func(blockdev.Extent, error) bool) bool {
+	if err := ctx.Err(); err != nil {
+		yield(blockdev.Extent{}, err)
+		return false
+	}
+	for _, e := range list {
+		k := blockdev.Data
+		if e.seg == segZero {
+			k = blockdev.Zero
+		}
+		if !d.n.yieldBase(ctx, off, e.off, yield) || !yield(blockdev.Extent{Off: e.off, Len: e.len, Kind: k}, nil) {
+			return false
+		}
+		off = e.end()
+	}
+	return d.n.yieldBase(ctx, off, stop, yield)
+}
+
+// yieldBase yields what the base knows of [off, end), and a hole behind its end.
+func (n *node) yieldBase(ctx context.Context, off, end int64, yield func(blockdev.Extent, error) bool) bool {
+	if inside := min(end, n.baseSize()); inside > off {
+		for e, err := range n.base.Extents(ctx, off, inside-off) {
+			if !yield(e, err) || err != nil {
+				return false
+			}
+		}
+		off = inside
+	}
+	return off >= end || yield(blockdev.Extent{Off: off, Len: end - off, Kind: blockdev.Hole}, nil)
+}
+
+// SetSize makes a node larger or smaller. What lay behind the smaller size reads as zeroes if the node
+// grows again. NotFound when there is no such node.
+func (l *Log) SetSize(ctx context.Context, node uint64, size int64) error {
+	if size < 0 || size >= sizeEnd {
+		return errs.New(errs.Invalid, "overlay node %d: size %d", node, size)
+	}
+	if _, err := l.Device(node); err != nil {
+		return err
+	}
+	return l.log(ctx, essentials{kindSize, node, size, 0}, nil, nil)
+}
+
+// Forget drops a node and all its bytes. Its devices must not be used any more. NotFound when there is
+// no such node.
+func (l *Log) Forget(ctx context.Context, node uint64) error {
+	if _, err := l.Device(node); err != nil {
+		return err
+	}
+	return l.log(ctx, essentials{kindForget, node, 0, 0}, nil, nil)
+}
+
+// Append logs a payload of the layer above, at most 1 MiB (less in small segments), and runs apply
+// before any later record is written. After a crash Options.Meta gets the payload again. apply must not
+// call the log.
+func (l *Log) Append(ctx context.Context, payload []byte, apply func()) error {
+	if l.opts.Meta == nil || l.opts.Snapshot == nil || l.opts.Restore == nil {
+		return errs.New(errs.Invalid, "overlay log %s was opened without a layer above", l.opts.Dir)
+	}
+	if int64(len(payload)) > l.payloadLimit() {
+		return errs.New(errs.Invalid, "payload of %d bytes, more than the %d allowed", len(payload), l.payloadLimit())
+	}
+	return l.log(ctx, essentials{kind: kindMeta, length: int64(len(payload))}, payload, func() {
+		l.logMeta = true
+		if apply != nil {
+			apply()
+		}
+	})
+}

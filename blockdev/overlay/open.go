@@ -1,0 +1,259 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"livemount/internal/errs"
+)
+
+// folder is what List found.
+type folder struct {
+	segments    []uint64 // ascending
+	checkpoints []uint64 // descending
+	temporary   []string
+	mark        bool
+}
+
+func (l *Log) list() (f folder, err error) {
+	names, err := l.fs.List(l.opts.Dir)
+	if err != nil {
+		return f, err
+	}
+	for _, name := range names {
+		if n, ok := parseName(name, "", ".seg"); ok {
+			f.segments = append(f.segments, n)
+		} else if n, ok := parseName(name, checkpointPrefix, ""); ok {
+			f.checkpoints = append(f.checkpoints, n)
+		} else if strings.HasSuffix(name, checkpointTempEnd) {
+			f.temporary = append(f.temporary, name)
+		}
+		f.mark = f.mark || name == "mark"
+	}
+	slices.Sort(f.segments)
+	slices.Sort(f.checkpoints)
+	slices.Reverse(f.checkpoints)
+	return f, nil
+}
+
+// Open opens an existing log: NotFound when there is none, Newer when a newer version wrote it, Corrupt
+// when synced records are lost and their ranges are unknown (see Options.AcceptDamage).
+func Open(ctx context.Context, o Options, nodes []Node) (*Log, Report, error) {
+	var rep Report
+	l, err := newLog(o, nodes)
+	if err != nil {
+		return nil, rep, err
+	}
+	if err := l.open(ctx, &rep); err != nil {
+		l.closeFiles()
+		return nil, rep, fmt.Errorf("open overlay log %s: %w", l.opts.Dir, err)
+	}
+	l.background()
+	return l, rep, nil
+}
+
+func (l *Log) open(ctx context.Context, rep *Report) error {
+	dir, err := l.list()
+	if err != nil {
+		return err
+	}
+	if len(dir.segments)+len(dir.checkpoints) == 0 && !dir.mark {
+		return errs.New(errs.NotFound, "the folder holds no log")
+	}
+	m, known, bad, err := openMark(l.fs, l.opts.Dir, l.opts.Mount)
+	if err != nil {
+		return err
+	}
+	l.mark = m
+	if bad > 0 {
+		rep.note("mark: %d of 2 slots are bad", bad)
+	}
+	r := &replayer{l: l, ctx: ctx, rep: rep, mark: known, win: newWindow(), synced: known.synced}
+	if err := l.openSegments(dir, r); err != nil {
+		return err
+	}
+	head, err := l.chooseCheckpoint(dir, rep)
+	if err != nil {
+		return err
+	}
+	r.begin(head)
+	if err := r.run(); err != nil {
+		return err
+	}
+	return l.recover(ctx, dir, r, head)
+}
+
+// openSegments opens all segment files and reads their headers.
+func (l *Log) openSegments(dir folder, r *replayer) error {
+	r.rep.Segments = len(dir.segments)
+	for _, number := range dir.segments {
+		if number == 0 || number > segmentNumberMax {
+			return errs.New(errs.Corrupt, "impossible segment number %016x", number)
+		}
+		f, err := l.fs.OpenRW(segmentName(l.opts.Dir, number))
+		if err != nil {
+			return err
+		}
+		s := newSegment(l.opts.Dir, l.opts.Mount, number, f)
+		l.live.segments[uint32(number)] = s
+		if s.ready, err = f.Size(); err != nil {
+			return err
+		}
+		s.used.Store(s.ready)
+		r.segments = append(r.segments, s)
+		if err := r.readSegmentHeader(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replayer) readSegmentHeader(s *segment) error {
+	r.win.reset(s.file)
+	b, err := r.win.at(0, segmentHeaderBytes)
+	if err != nil {
+		return err
+	}
+	h, ok := decodeSegmentHeader(b)
+	if !ok {
+		r.rep.note("segment %016x: bad header", s.number)
+		return nil
+	}
+	if err := h.check(r.l.opts.Mount, s.number); err != nil {
+		return err
+	}
+	r.epoch = max(r.epoch, h.epoch)
+	r.synced = later(r.synced, h.synced)
+	return nil
+}
+
+// chooseCheckpoint loads the newest checkpoint that can be read. Starting from an older one, or from
+// none, is right only when every record since is still there; replay finds out by their numbers.
+func (l *Log) chooseCheckpoint(dir folder, rep *Report) (checkpointHead, error) {
+	none := checkpointHead{nextSeq: 1}
+	var firstErr error
+	for _, number := range dir.checkpoints {
+		l.cleaner.number = max(l.cleaner.number, number)
+		h, err := l.loadCheckpoint(number, rep)
+		if err == nil {
+			rep.Checkpoint = number
+			l.cleaner.checkpointSeq.Store(h.nextSeq)
+			l.cleaner.checkpointBytes.Store(2 * h.imageBytes())
+			return h, nil
+		}
+		if !errs.Is(err, errs.Corrupt) {
+			return h, err
+		}
+		rep.note("%v", err)
+		rep.Rotten, firstErr = true, err
+		l.resetIndex()
+	}
+	if whole := len(dir.segments) == 0 || dir.segments[0] == 1; whole || l.opts.AcceptDamage {
+		return none, nil
+	}
+	// Segments go only when a checkpoint replaces them.
+	if firstErr == nil {
+		firstErr = errs.New(errs.Corrupt, "the checkpoint is missing")
+	}
+	return none, firstErr
+}
+
+func (l *Log) resetIndex() {
+	for id, n := range l.nodes {
+		n.extents.Clear()
+		if !n.attached {
+			delete(l.nodes, id)
+		}
+	}
+	for _, s := range l.live.segments {
+		s.live = 0
+	}
+	l.live.bytes, l.logMeta = 0, false
+}
+
+// recover makes what was found the durable state, and starts a new incarnation. The order matters: a
+// crash in between must leave a log that is found torn at the same place again, or not at all.
+//  1. Segments behind the cut go, the torn one is truncated.
+//  2. All that replay took for good is synced: after a crash of the process alone it may not be.
+//  3. Then, and not earlier, a new segment may claim in its header that everything before it is synced.
+func (l *Log) recover(ctx context.Context, dir folder, r *replayer, head checkpointHead) error {
+	for _, name := range dir.temporary {
+		if err := l.fs.Remove(path.Join(l.opts.Dir, name)); err != nil {
+			return err
+		}
+	}
+	if err := l.cutBehind(r); err != nil {
+		return err
+	}
+	for _, s := range l.live.segments {
+		l.logBytes.Add(s.used.Load())
+	}
+	l.cleaner.checkpointAt.Store(l.logBytes.Load())
+	l.end, l.synced, l.last = r.pos, r.pos, r.last
+	l.seq.Store(r.want - 1)
+	l.commits.set(r.want - 1)
+	l.nextSeg = max(r.maxSegment(), r.mark.synced.Segment, head.at.Segment) + 1
+	r.rep.Epoch = max(r.epoch, r.mark.epoch, head.epoch) + 1
+	if err := l.start(r.rep.Epoch); err != nil {
+		return err
+	}
+	if r.rep.Rotten {
+		// What was lost is written down, so that it is known also when its evidence is gone.
+		// Without room the evidence stays where it is: in successors and in the mark.
+		err := l.checkpoint(ctx)
+		if errs.Is(err, errs.NoSpace) {
+			r.rep.note("no room for a checkpoint: %v", err)
+			return nil
+		}
+		return err
+	}
+	if r.rep.Checkpoint == 0 {
+		return nil
+	}
+	return l.removeCheckpoints(r.rep.Checkpoint)
+}
+
+// cutBehind removes what lies behind the end of the replayed records.
+func (l *Log) cutBehind(r *replayer) error {
+	for _, s := range slices.Backward(r.segments) {
+		if s.number <= r.pos.Segment {
+			break
+		}
+		if err := l.fs.Remove(s.name); err != nil {
+			return err
+		}
+		delete(l.live.segments, uint32(s.number))
+		s.release()
+	}
+	for _, s := range r.segments {
+		if s.number > r.pos.Segment || s.number < min(r.pos.Segment, r.firstSynced.Segment) {
+			continue
+		}
+		if err := s.settle(r.pos); err != nil {
+			return err
+		}
+	}
+	return l.fs.SyncDir(l.opts.Dir)
+}
+
+// settle truncates the segment at the cut, when it lies here, and syncs it.
+func (s *segment) settle(cut Position) error {
+	if s.number == cut.Segment && s.ready > cut.Offset {
+		if err := s.file.Truncate(cut.Offset); err != nil {
+			return err
+		}
+		s.ready = cut.Offset
+		s.used.Store(s.ready)
+	}
+	return s.file.Sync()
+}
+
+func (r *replayer) maxSegment() uint64 {
+	if n := len(r.segments); n > 0 {
+		return r.segments[n-1].number
+	}
+	return 0
+}

@@ -1,0 +1,408 @@
+package overlay
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"livemount/internal/errs"
+)
+
+// replayer reads the records from a checkpoint, or from the start, to the end of the log.
+type replayer struct {
+	l        *Log
+	ctx      context.Context
+	rep      *Report
+	win      *window
+	segments []*segment // all, ascending
+	mark     mark
+	epoch    uint32 // the highest that was seen
+
+	pos     Position // behind the last good record
+	want    uint64   // sequence number of the next record
+	last    essentials
+	synced  Position // the best that is known
+	ahead   bool     // synced takes account of every record of the log
+	nonzero bool     // the last search passed bytes that are not zero
+
+	firstSynced Position // synced, as known when replay began
+}
+
+// found is a valid record at a place.
+type found struct {
+	header
+	seg *segment
+	off int64
+}
+
+func (f found) pos() Position { return Position{f.seg.number, f.off} }
+
+func (r *replayer) begin(h checkpointHead) {
+	r.pos, r.want, r.last = h.at, h.nextSeq, h.last
+	if h.at == (Position{}) && len(r.segments) > 0 {
+		r.pos = Position{r.segments[0].number, segmentHeaderBytes}
+	}
+	r.synced = later(r.synced, h.at)
+	r.firstSynced = r.synced
+}
+
+// run replays until the end or the tear.
+func (r *replayer) run() error {
+	for {
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		f, good, err := r.next()
+		if err != nil {
+			return err
+		}
+		done := false
+		if good {
+			done, err = r.take(f)
+		} else {
+			done, err = r.broken()
+		}
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// next decodes the record at pos.
+func (r *replayer) next() (found, bool, error) {
+	s := r.segment(r.pos.Segment)
+	if s == nil {
+		return found{}, false, nil
+	}
+	f, good, err := r.decode(s, r.pos.Offset)
+	return f, good && f.seq == r.want, err
+}
+
+func (r *replayer) segment(number uint64) *segment { return r.l.live.segments[uint32(number)] }
+
+func (r *replayer) decode(s *segment, off int64) (found, bool, error) {
+	if r.win.file != s.file {
+		r.win.reset(s.file)
+	}
+	if off < segmentHeaderBytes || off+headerBytes > s.ready {
+		return found{}, false, nil
+	}
+	b, err := r.win.at(off, headerBytes+tableMax)
+	if err != nil {
+		return found{}, false, err
+	}
+	h, ok := decodeHeader(b, s.tag(off))
+	if !ok {
+		return found{}, false, nil
+	}
+	if h.unsupported() {
+		return found{}, false, errs.New(errs.Newer, "record at %v: kind %d, flags %d, key %d", Position{s.number, off}, h.kind, h.flags, h.keyID)
+	}
+	return found{h, s, off}, true, nil
+}
+
+// whole checks the payload of a record that is not known to be synced: it may be torn. Rotten payload of
+// a synced record is left to its readers, which find it at the exact range.
+func (r *replayer) whole(f found) (bool, error) {
+	if r.pos.Less(r.synced) || !f.hasPayload() {
+		return true, nil
+	}
+	bad, _, err := r.badBlocks(f.seg, f.off, f.essentials)
+	if err != nil || bad == 0 {
+		return bad == 0, err
+	}
+	if err := r.lookAhead(); err != nil {
+		return false, err
+	}
+	r.nonzero = true
+	return r.pos.Less(r.synced), nil
+}
+
+// badBlocks counts the blocks of a payload that fail their checksums. The table is read from the file.
+func (r *replayer) badBlocks(s *segment, off int64, e essentials) (bad int64, payload []byte, err error) {
+	b := make([]byte, tableBytes(e.payload())+e.payload())
+	n, err := s.file.ReadAt(b, off+headerBytes)
+	if err != nil && err != io.EOF {
+		return 0, nil, err
+	}
+	table, payload := b[:tableBytes(e.payload())], b[tableBytes(e.payload()):]
+	have := int64(n) - int64(len(table)) // bytes of payload that the file has
+	tag := s.tag(off)
+	for i := range blocks(e.payload()) {
+		lo, hi := i*blockBytes, min((i+1)*blockBytes, e.payload())
+		if hi > have || !blockGood(table[4*i:], payload[lo:hi], tag) {
+			bad++
+		}
+	}
+	return bad, payload, nil
+}
+
+// take applies a good record and goes behind it, or ends replay before a torn one. pos is not moved to
+// the start of another segment before there is a whole record: it stays the end of the last record.
+func (r *replayer) take(f found) (done bool, err error) {
+	whole, err := r.whole(f)
+	if err != nil {
+		return false, err
+	}
+	if !whole {
+		return true, r.tear()
+	}
+	if err := r.effect(f.essentials, f.seg, f.off); err != nil {
+		return false, err
+	}
+	r.epoch = max(r.epoch, f.epoch)
+	r.synced = later(r.synced, f.header.synced)
+	r.step(f.essentials, Position{f.seg.number, f.off + f.bytes()}, f.seq+1)
+	return false, nil
+}
+
+func (r *replayer) step(e essentials, pos Position, want uint64) {
+	r.last, r.pos, r.want = e, pos, want
+	r.rep.Records++
+	if s := r.segment(pos.Segment); s != nil {
+		s.used.Store(pos.Offset)
+	}
+}
+
+// effect shows a record in the index, or to the layer above.
+func (r *replayer) effect(e essentials, s *segment, off int64) error {
+	if e.kind != kindMeta {
+		r.l.apply(e, s, off)
+		return nil
+	}
+	bad, payload, err := r.badBlocks(s, off, e)
+	if err != nil {
+		return err
+	}
+	if bad > 0 {
+		return r.lost(1, "the payload of a record of the layer above is bad")
+	}
+	if r.l.opts.Meta == nil {
+		return errs.New(errs.Invalid, "the log holds records of a layer above; none was given")
+	}
+	r.l.logMeta = true
+	return r.l.opts.Meta(payload)
+}
+
+// broken decides what it means that there is no good record at pos: the end of a segment, a tear, or
+// rot. It goes on behind what was lost, or reports that the log ends here.
+func (r *replayer) broken() (done bool, err error) {
+	f, ok, err := r.search(r.pos, r.want)
+	if err != nil {
+		return false, err
+	}
+	if ok && f.seq == r.want && f.seg.number > r.pos.Segment {
+		return r.take(f)
+	}
+	if err := r.lookAhead(); err != nil {
+		return false, err
+	}
+	switch {
+	case !r.pos.Less(r.synced):
+		return true, r.tear()
+	case !ok:
+		return true, r.lostTail()
+	case f.seq == r.want+1:
+		return false, r.heal(f)
+	}
+	err = r.lost(f.seq-r.want, "several records in a row")
+	r.want, r.pos = f.seq, f.pos()
+	return false, err
+}
+
+// tear ends replay at pos. What lies behind was never synced.
+func (r *replayer) tear() error {
+	for _, s := range r.segments {
+		if s.number == r.pos.Segment && r.nonzero {
+			r.rep.CutBytes += max(0, s.ready-r.pos.Offset)
+		}
+		if s.number > r.pos.Segment {
+			r.rep.CutBytes += max(0, s.ready-segmentHeaderBytes)
+		}
+	}
+	return nil
+}
+
+// lost gives up records whose effect is unknown.
+func (r *replayer) lost(n uint64, what string) error {
+	if !r.l.opts.AcceptDamage {
+		return errs.New(errs.Corrupt, "%d synced records behind %v are lost: %s", n, r.pos, what)
+	}
+	r.rep.LostRecords += n
+	r.rep.Rotten = true
+	r.rep.note("%d synced records behind %v are lost: %s", n, r.pos, what)
+	return nil
+}
+
+// lostTail handles synced records that are missing at the end: the mark tells the last one.
+func (r *replayer) lostTail() error {
+	if r.mark.seq == r.want && r.mark.last.plausible() {
+		e := r.mark.last
+		at := Position{r.mark.synced.Segment, r.mark.synced.Offset - e.bytes()}
+		return r.restore(e, []Position{at}, r.mark.synced, r.want+1)
+	}
+	n := uint64(1)
+	if r.mark.seq > r.want {
+		n = r.mark.seq - r.want + 1
+	}
+	err := r.lost(n, "the log ends too early")
+	r.want += n
+	return err
+}
+
+// heal brings back the one record before f, of which f tells all but the payload.
+func (r *replayer) heal(f found) error {
+	e := f.prev
+	if !e.plausible() {
+		return r.lost(1, "its successor does not tell what it was")
+	}
+	places := []Position{r.pos}
+	for _, s := range r.segments {
+		if s.number > r.pos.Segment && s.number <= f.seg.number {
+			places = append(places, Position{s.number, segmentHeaderBytes})
+		}
+	}
+	return r.restore(e, places, f.pos(), f.seq)
+}
+
+// restore applies a record whose header is rotten. Its payload and checksums may well be good: then
+// they are found at one of the places and nothing is lost.
+func (r *replayer) restore(e essentials, places []Position, next Position, want uint64) error {
+	r.rep.Rotten = true
+	s, off, bad, err := r.locate(e, places)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !e.hasPayload() || s != nil && bad == 0:
+		r.rep.note("record %d before %v: bad header, healed", r.want, next)
+		err = r.effect(e, s, off)
+	case e.kind == kindData && s != nil:
+		r.rep.damage(e.node, e.off, e.length, fmt.Sprintf("%d of its %d blocks are bad", bad, blocks(e.length)))
+		err = r.effect(e, s, off)
+	case e.kind == kindData:
+		r.rep.damage(e.node, e.off, e.length, "its record was lost")
+		r.l.node(e.node).put(extent{off: e.off, len: e.length, seg: segBad}, &r.l.live)
+	default:
+		err = r.lost(1, "a record of the layer above")
+	}
+	r.step(e, next, want)
+	return err
+}
+
+// locate finds where the payload of a record is: the place with the most blocks that pass.
+func (r *replayer) locate(e essentials, places []Position) (best *segment, off, bad int64, err error) {
+	bad = blocks(e.payload())
+	for _, p := range places {
+		s := r.segment(p.Segment)
+		if s == nil || p.Offset < segmentHeaderBytes || !e.hasPayload() {
+			continue
+		}
+		n, _, err := r.badBlocks(s, p.Offset, e)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		if n < bad || n == 0 && best == nil {
+			best, off, bad = s, p.Offset, n
+		}
+	}
+	return best, off, bad, nil
+}
+
+// lookAhead learns from every record behind pos what was synced. It is done once, when something is bad.
+func (r *replayer) lookAhead() error {
+	if r.ahead {
+		return nil
+	}
+	r.ahead = true
+	nonzero := r.nonzero
+	for pos := r.pos; ; {
+		f, ok, err := r.search(pos, 0)
+		if err != nil || !ok {
+			r.nonzero = nonzero
+			return err
+		}
+		r.synced = later(r.synced, f.header.synced)
+		pos = Position{f.seg.number, f.off + f.bytes()}
+	}
+}
+
+// search finds the first valid record at or behind pos with at least the given sequence number.
+func (r *replayer) search(pos Position, seq uint64) (found, bool, error) {
+	r.nonzero = false
+	for _, s := range r.segments {
+		if s.number < pos.Segment {
+			continue
+		}
+		off := int64(segmentHeaderBytes)
+		if s.number == pos.Segment {
+			off = max(off, pos.Offset)
+		}
+		f, ok, err := r.searchSegment(s, off, seq)
+		if ok || err != nil {
+			return f, ok, err
+		}
+	}
+	return found{}, false, nil
+}
+
+func (r *replayer) searchSegment(s *segment, off int64, seq uint64) (found, bool, error) {
+	for off < s.ready {
+		if err := r.ctx.Err(); err != nil {
+			return found{}, false, err
+		}
+		hit, err := r.findMagic(s, off)
+		if err != nil {
+			return found{}, false, err
+		}
+		if hit < 0 {
+			off += searchStep
+			continue
+		}
+		f, ok, err := r.decode(s, hit)
+		if err != nil || ok && f.seq >= seq {
+			return f, ok, err
+		}
+		off = hit + 8
+	}
+	return found{}, false, nil
+}
+
+// searchStep is how many bytes findMagic looks at.
+const searchStep = 16 << 10
+
+// findMagic returns the offset of the first aligned magic in the step at off, or -1.
+func (r *replayer) findMagic(s *segment, off int64) (int64, error) {
+	if r.win.file != s.file {
+		r.win.reset(s.file)
+	}
+	b, err := r.win.at(off, searchStep)
+	if err != nil {
+		return 0, err
+	}
+	var magic [4]byte
+	binary.LittleEndian.PutUint32(magic[:], recordMagic)
+	for i := 0; i < len(b); {
+		hit := bytes.Index(b[i:], magic[:])
+		if hit < 0 {
+			break
+		}
+		if i += hit; i%8 == 0 {
+			return off + int64(i), nil
+		}
+		i++
+	}
+	r.nonzero = r.nonzero || !allZero(b)
+	return -1, nil
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
