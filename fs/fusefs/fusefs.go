@@ -9,7 +9,8 @@
 // It must not be read or written by the process that serves it: such a call can take the thread that would
 // answer it (go-fuse, section "Deadlocks"). Mount and Unmount themselves keep clear of that.
 //
-// Limits: requests of 1 MiB both ways, 64 in the background; the kernel bounds the rest by its callers.
+// Limits: requests of 1 MiB both ways, 64 in the background (read-ahead, asynchronous direct I/O), 256 MiB
+// of writes at a time; reads beyond that are one for each thread that waits.
 package fusefs
 
 import (
@@ -28,7 +29,8 @@ import (
 const (
 	requestBytesMax = 1 << 20
 	backgroundMax   = 64
-	readAheadKiB    = 1024 // one full request; 4096 was never much better and sometimes worse
+	inputBytesMax   = 256 << 20 // of all writes being answered
+	readAheadKiB    = 1024      // one full request; 4096 was never much better and sometimes worse
 )
 
 // Options of a mount. Dir is needed.
@@ -87,10 +89,11 @@ func mountOptions(r *raw, o Options) *fuse.MountOptions {
 		AllowOther: o.AllowOther, FsName: o.FsName, Name: typeName,
 		Options:       []string{"default_permissions"}, // the kernel checks modes: no ACCESS requests
 		MaxBackground: backgroundMax, MaxWrite: requestBytesMax, MaxReadAhead: requestBytesMax,
-		DisableXAttrs:      true, // saves a GETXATTR before every write
-		DisableReadDirPlus: true, // folders are small
-		DisableSplice:      true, // data comes from memory
-		DirectMount:        true,
+		MaxInflightRequestBytes: inputBytesMax,
+		DisableXAttrs:           true, // saves a GETXATTR before every write
+		DisableReadDirPlus:      true, // folders are small
+		DisableSplice:           true, // data comes from memory
+		DirectMount:             true,
 		// Otherwise every mtime that our own writes move throws the page cache away.
 		ExplicitDataCacheControl: true,
 		ExtraCapabilities:        fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP,
@@ -104,11 +107,15 @@ func mountOptions(r *raw, o Options) *fuse.MountOptions {
 }
 
 func mountError(dir string, err error) error {
+	if denied := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); denied != nil {
+		err = errs.New(errs.KindOf(denied), "mount %s: open /dev/fuse: %w", dir, denied)
+		return errs.WithTry(err, "run as root, or see whether the kernel has FUSE: modprobe fuse; ls -l /dev/fuse")
+	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, unix.EPERM) {
 		return errs.WithTry(errs.New(errs.Denied, "mount %s: %w", dir, err), "run as root, or install the package fuse3")
 	}
 	return errs.WithTry(errs.New(errs.KindOf(err), "mount %s: %w", dir, err),
-		"see whether the kernel has FUSE (modprobe fuse) and /dev/fuse can be opened")
+		"look at what fusermount3 said above; user_allow_other in /etc/fuse.conf lets users share a mount")
 }
 
 // serve starts to answer. Its goroutine ends with the mount; Done tells.

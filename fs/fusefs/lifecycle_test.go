@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"livemount/fs/fusefs"
 	"livemount/internal/errs"
@@ -73,6 +75,45 @@ func TestDeadMountIsCleaned(t *testing.T) {
 		t.Fatalf("got %v, %v", dead, err)
 	}
 	mounted(t, config{Dir: m.dir, Size: 1 << 20})
+}
+
+func TestMountThatHangsIsNotCleaned(t *testing.T) {
+	m := mounted(t, config{Size: 1 << 20})
+	m.cmd.Process.Signal(syscall.SIGSTOP)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if dead, err := fusefs.CleanDead(ctx, m.dir); dead || !errs.Is(err, errs.Unreachable) {
+		t.Errorf("got %v, %v", dead, err)
+	}
+	m.cmd.Process.Signal(syscall.SIGCONT)
+	if got := m.ask("unmount"); got != "ok" {
+		t.Error(got)
+	}
+}
+
+func TestMountWithoutRoot(t *testing.T) {
+	tool(t, "fusermount3", "fuse3")
+	const nobody = 65534
+	dir := t.TempDir()
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, config{Dir: dir, Size: 1 << 20, User: nobody})
+	if st, err := os.Stat("/dev/fuse"); err != nil || st.Mode().Perm()&0o006 != 0o006 {
+		if !strings.HasPrefix(m.first, "error denied") || !strings.Contains(m.first, "/dev/fuse") {
+			t.Errorf("users may not open /dev/fuse: got %q", m.first)
+		}
+		return
+	}
+	if m.first != "ready" {
+		t.Fatal(m.first)
+	}
+	if info, err := fusefs.FindMount(dir); err != nil || !info.Ours() || info.Source != "livemount:7c1e" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if got := m.ask("unmount"); got != "ok" {
+		t.Error(got)
+	}
 }
 
 func TestCleanDeadLeavesOthersAlone(t *testing.T) {

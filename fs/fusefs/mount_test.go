@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,10 @@ func start(t *testing.T, c config) *mount {
 	}
 	text, _ := json.Marshal(c)
 	m := &mount{t: t, dir: c.Dir, disk: filepath.Join(c.Dir, "disk.raw"), cmd: exec.Command(os.Args[0])}
+	if c.User != 0 {
+		m.cmd = exec.Command(publicCopy(t, os.Args[0]))
+		m.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.User, Gid: c.User}}
+	}
 	m.cmd.Env = append(os.Environ(), serverEnv+"="+string(text))
 	m.cmd.Stderr = os.Stderr
 	m.in, _ = m.cmd.StdinPipe()
@@ -51,6 +56,24 @@ func start(t *testing.T, c config) *mount {
 	t.Cleanup(m.stop)
 	m.first = m.line()
 	return m
+}
+
+// publicCopy copies a program to where every user may run it: the go command builds in a private folder.
+func publicCopy(t *testing.T, program string) string {
+	t.Helper()
+	text, err := os.ReadFile(program)
+	dir := t.TempDir()
+	copied := filepath.Join(dir, "server")
+	if err == nil {
+		err = os.WriteFile(copied, text, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(filepath.Dir(dir), 0o755) // holds all folders of the test
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return copied
 }
 
 func mounted(t *testing.T, c config) *mount {

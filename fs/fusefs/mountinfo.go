@@ -90,14 +90,14 @@ func unescape(s string) string {
 }
 
 // realDir is the absolute path of dir without symbolic links. The last element may be a mount that no
-// longer answers; the folder above it has to.
+// longer answers, or another user's, closed even to root; the folder above it has to be open.
 func realDir(dir string) (string, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
 	}
 	path, err := filepath.EvalSymlinks(abs)
-	if !errors.Is(err, unix.ENOTCONN) {
+	if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.EACCES) {
 		return path, err
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))

@@ -33,6 +33,7 @@ type config struct {
 	Size               int64
 	File               string // a sparse file to write to; "" is memory
 	ReadOnly, DirectIO bool
+	User               uint32 // who serves; 0 is root
 }
 
 func TestMain(m *testing.M) {
