@@ -42,7 +42,7 @@ type Options struct {
 
 	// SegmentBytes bounds a segment file: 64 MiB by default, 16 KiB to 1 GiB.
 	SegmentBytes int64
-	// PrewriteBytes of zeroes are written ahead when small writes are synced: 4 MiB by default,
+	// PrewriteBytes of zeroes are written ahead when small writes are synced: 1 MiB by default,
 	// negative for none.
 	PrewriteBytes int64
 	// Admit is asked before a write lets the log grow by n bytes; its error goes to the writer. It is not
@@ -120,7 +120,7 @@ type Stats struct {
 const (
 	segmentBytesDefault  = 64 << 20
 	segmentBytesMin      = 16 << 10
-	prewriteBytesDefault = 4 << 20
+	prewriteBytesDefault = 1 << 20
 	smallBytes           = 128 << 10 // payload up to this is copied, to be written in one call
 )
 
