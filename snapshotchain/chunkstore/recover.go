@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 
 	"livemount/internal/errs"
+	"livemount/internal/vfs"
 )
 
 // Recovery is what Recover found and did.
@@ -186,4 +188,38 @@ func (s *Store) idsOf(ctx context.Context, c *container) ([][32]byte, uint32, er
 	defer f.release()
 	_, ids, err := readFooter(f, c.id, true)
 	return ids, n, err
+}
+
+// FindStoreID returns the store that the containers below dir belong to, from the first good header.
+// NotFound when there are no containers.
+func FindStoreID(fsys vfs.FS, dir string) (StoreID, error) {
+	found := errs.New(errs.NotFound, "no containers below %s", dir)
+	for _, class := range []Class{ClassJournal, ClassMap} {
+		sub := path.Join(dir, class.String())
+		names, err := fsys.List(sub)
+		if err != nil && !errs.Is(err, errs.NotFound) {
+			return StoreID{}, err
+		}
+		for _, name := range names {
+			h, err := readHeaderFile(fsys, path.Join(sub, name))
+			if err == nil {
+				return h.store, nil
+			}
+			found = errs.New(errs.Corrupt, "%s: %w", path.Join(sub, name), err)
+		}
+	}
+	return StoreID{}, found
+}
+
+func readHeaderFile(fsys vfs.FS, name string) (*header, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, headerBytes)
+	if err := readFull(f, b, 0); err != nil {
+		return nil, err
+	}
+	return parseContainerHeader(b)
 }

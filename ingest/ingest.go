@@ -1,0 +1,143 @@
+// Package ingest takes disks in: it reads a source, finds zeroes, compares with the point before, cuts,
+// hashes, deduplicates and compresses, and hands the result to a draft of the chain, which it seals.
+//
+// Both cores work: one goroutine reads ahead, workers hash and compress, one commits in the order of the
+// disk, so the same input gives the same containers whatever the timing. Memory is bounded by a few
+// batches whatever the size of the disk. A source that fails ends the draft; nothing of it is left.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"livemount/blockdev"
+	"livemount/internal/errs"
+	"livemount/snapshotchain"
+)
+
+// Source is a disk to take in.
+type Source interface {
+	blockdev.Reader
+	// Check is called after the last read: an error when what was read cannot be trusted.
+	Check(ctx context.Context) error
+	// Changed returns a note for the point when the source may have been written meanwhile, or "".
+	Changed() string
+}
+
+// Disk is one disk of a request.
+type Disk struct {
+	Name   string
+	From   string // where the source is, for people
+	Source Source
+	// Changed lists what may differ from the newest point; nothing else is read. Listed says that the
+	// list is given: an empty one means that nothing changed.
+	Changed []snapshotchain.ByteRange
+	Listed  bool
+	Full    bool // read everything and compare with nothing
+}
+
+// Request is a point to be made.
+type Request struct {
+	VM    string
+	Disks []Disk
+	Info  snapshotchain.SealInfo
+}
+
+// Counters are read while Run works. All are bytes.
+type Counters struct {
+	Total   atomic.Int64 // to look at, as far as is known
+	Looked  atomic.Int64 // of Total: read, or known to be zeroes or unchanged
+	Read    atomic.Int64
+	Changed atomic.Int64
+	Stored  atomic.Int64
+}
+
+// Steps is told when a part of the work begins.
+type Steps func(name string)
+
+// Run makes a point of all disks of the request, or none.
+func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counters, step Steps) (snapshotchain.Point, error) {
+	step("begin")
+	specs := make([]snapshotchain.DiskSpec, len(req.Disks))
+	for i, d := range req.Disks {
+		specs[i] = snapshotchain.DiskSpec{Name: d.Name, SizeBytes: d.Source.Size(), Full: d.Full}
+		if err := CheckRanges(d.Changed, d.Source.Size()); err != nil {
+			return snapshotchain.Point{}, fmt.Errorf("changed extents of disk %s: %w", d.Name, err)
+		}
+		c.Total.Add(d.Source.Size())
+	}
+	draft, err := store.Begin(ctx, req.VM, specs)
+	if err != nil {
+		return snapshotchain.Point{}, err
+	}
+	for i := range req.Disks {
+		step("read " + req.Disks[i].Name)
+		note, err := takeDisk(ctx, store, draft, &req.Disks[i], i, c)
+		if err != nil {
+			return snapshotchain.Point{}, errors.Join(fmt.Errorf("disk %s: %w", req.Disks[i].Name, err), draft.Abort(ctx))
+		}
+		if note != "" {
+			req.Info.Notes = append(req.Info.Notes, note)
+		}
+	}
+	step("seal")
+	return draft.Seal(ctx, req.Info)
+}
+
+// takeDisk takes in one disk and returns a note for the point.
+func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotchain.Draft, d *Disk, i int, c *Counters) (string, error) {
+	dst := draft.Disks()[i]
+	before := draft.StoredBytes()
+	r := &run{store: store, disk: d, dst: dst, parent: dst.Parent(), count: c, stored: draft.StoredBytes}
+	for _, done := range draft.Disks()[:i] {
+		r.before += done.Size()
+	}
+	if err := r.run(ctx); err != nil {
+		return "", err
+	}
+	if err := d.Source.Check(ctx); err != nil {
+		return "", err
+	}
+	c.Looked.Store(r.before + d.Source.Size())
+	dst.Result = snapshotchain.DiskResult{
+		ReadBytes: r.read, ChangedBytes: min(r.changed*blockdev.PageSize, max(d.Source.Size(), r.parentSize())),
+		StoredBytes: draft.StoredBytes() - before, Mode: r.mode(), Source: d.From,
+	}
+	if d.Listed && r.parent == nil && !d.Full {
+		return fmt.Sprintf("disk %s had no earlier point: all of it was read, not only the list", d.Name), nil
+	}
+	return d.Source.Changed(), nil
+}
+
+// maxRanges bounds a list of changed extents.
+const maxRanges = 1 << 20
+
+// CheckRanges returns an Invalid error unless the ranges ascend, do not overlap and lie inside the disk.
+func CheckRanges(ranges []snapshotchain.ByteRange, size int64) error {
+	if len(ranges) > maxRanges {
+		return errs.WithTry(errs.New(errs.Invalid, "%d extents; at most %d", len(ranges), maxRanges),
+			"join neighbours, or leave the list out: then all is compared")
+	}
+	end := int64(0)
+	for i, r := range ranges {
+		switch {
+		case r.Offset < 0 || r.Length <= 0:
+			return rangeError(i, r, "offset and length must be positive")
+		case r.Offset > size || r.Length > size-r.Offset:
+			return rangeError(i, r, fmt.Sprintf("it ends behind the disk of %d bytes", size))
+		case r.Offset < end && i > 0 && r.Offset+r.Length <= ranges[i-1].Offset:
+			return rangeError(i, r, "it lies before the extent before it; the list must be sorted by offset")
+		case r.Offset < end:
+			return rangeError(i, r, "it overlaps the extent before it, or lies before it")
+		}
+		end = r.Offset + r.Length
+	}
+	return nil
+}
+
+func rangeError(i int, r snapshotchain.ByteRange, why string) error {
+	return errs.WithTry(errs.New(errs.Invalid, "extent %d (offset %d, length %d): %s", i, r.Offset, r.Length, why),
+		"sort the list and join overlaps, or leave it out: then all is compared")
+}

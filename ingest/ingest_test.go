@@ -1,0 +1,205 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"testing"
+
+	"livemount/blockdev"
+	"livemount/internal/clock"
+	"livemount/internal/vfs"
+	"livemount/snapshotchain"
+)
+
+// source is a device in memory.
+type source struct{ *blockdev.Mem }
+
+func (source) Check(context.Context) error { return nil }
+func (source) Changed() string             { return "" }
+
+func open(t *testing.T, dir string) *snapshotchain.Store {
+	t.Helper()
+	s, err := snapshotchain.Open(t.Context(), snapshotchain.Options{Dir: dir, FS: vfs.OS{}, Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func backup(t *testing.T, s *snapshotchain.Store, disks ...Disk) snapshotchain.Point {
+	t.Helper()
+	var c Counters
+	p, err := Run(t.Context(), s, Request{VM: "web", Disks: disks}, &c, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func content(t *testing.T, s *snapshotchain.Store, p snapshotchain.Point, disk string) []byte {
+	t.Helper()
+	d, err := s.OpenDisk(t.Context(), p.Disk(disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, d.Size())
+	if err := d.ReadAt(t.Context(), b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func fillRandom(rng *rand.Rand, p []byte) {
+	for i := range p {
+		p[i] = byte(rng.Uint32())
+	}
+}
+
+func write(t *testing.T, m *blockdev.Mem, p []byte, off int64) {
+	t.Helper()
+	if err := m.WriteAt(t.Context(), p, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func snapshot(t *testing.T, m *blockdev.Mem) []byte {
+	t.Helper()
+	b := make([]byte, m.Size())
+	if err := m.ReadAt(t.Context(), b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestEveryPointReadsAsItsSourceWas(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	dir := t.TempDir()
+	s := open(t, dir)
+	m := blockdev.NewMem(40<<20 + 1536)
+	var want [][]byte
+	var points []snapshotchain.Point
+	for round := range 24 {
+		var changed []snapshotchain.ByteRange
+		off := int64(0)
+		for off < m.Size()-1<<20 {
+			n := int64(1 + rng.IntN(200<<10))
+			p := make([]byte, n)
+			if rng.IntN(4) > 0 {
+				fillRandom(rng, p)
+			}
+			write(t, m, p, off)
+			changed = append(changed, snapshotchain.ByteRange{Offset: off, Length: n})
+			off += n + int64(rng.IntN(4<<20))
+		}
+		d := Disk{Name: "sda", Source: source{m}}
+		switch round % 4 {
+		case 1, 2:
+			d.Changed, d.Listed = changed, true
+		case 3:
+			d.Full = round%8 == 3
+		}
+		points = append(points, backup(t, s, d))
+		want = append(want, snapshot(t, m))
+	}
+	check := func() {
+		t.Helper()
+		for i := range points {
+			if !bytes.Equal(content(t, s, points[i], "sda"), want[i]) {
+				t.Fatalf("point %d differs", i)
+			}
+		}
+	}
+	check()
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close(t.Context())
+	check()
+	vm, err := s.VM("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Points(t.Context(), &vm)
+	if err != nil || len(list) != len(points) {
+		t.Fatal(len(list), err)
+	}
+}
+
+func TestTheRootHashDependsOnContentAlone(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	s := open(t, t.TempDir())
+	defer s.Close(t.Context())
+	m := blockdev.NewMem(20 << 20)
+	p := make([]byte, 9<<20)
+	fillRandom(rng, p)
+	write(t, m, p, 3<<20)
+	first := backup(t, s, Disk{Name: "sda", Source: source{m}})
+	write(t, m, p[:5000], 100)
+	write(t, m, make([]byte, 1<<20), 5<<20)
+	inc := backup(t, s, Disk{Name: "sda", Source: source{m}})
+	full := backup(t, s, Disk{Name: "sda", Source: source{m}, Full: true})
+	if inc.Disks[0].Root != full.Disks[0].Root || inc.Disks[0].DataBytes != full.Disks[0].DataBytes {
+		t.Fatalf("increment %v %d, full %v %d", inc.Disks[0].Root, inc.Disks[0].DataBytes, full.Disks[0].Root, full.Disks[0].DataBytes)
+	}
+	if inc.Disks[0].Root == first.Disks[0].Root {
+		t.Fatal("different content, same root")
+	}
+	if full.Disks[0].StoredBytes > 200<<10 {
+		t.Fatalf("a full of known content stored %d bytes", full.Disks[0].StoredBytes)
+	}
+}
+
+func TestWhatAShrunkDiskLostDoesNotComeBack(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	s := open(t, t.TempDir())
+	defer s.Close(t.Context())
+	big := blockdev.NewMem(30<<20 + 512)
+	p := make([]byte, 30<<20)
+	fillRandom(rng, p)
+	write(t, big, p, 0)
+	backup(t, s, Disk{Name: "sda", Source: source{big}})
+	small := blockdev.NewMem(9<<20 + 100)
+	write(t, small, p[:9<<20], 0)
+	cut := backup(t, s, Disk{Name: "sda", Source: source{small}})
+	again := blockdev.NewMem(25 << 20)
+	write(t, again, p[:9<<20], 0)
+	grown := backup(t, s, Disk{Name: "sda", Source: source{again}, Listed: true})
+	if !bytes.Equal(content(t, s, cut, "sda"), snapshot(t, small)) || !bytes.Equal(content(t, s, grown, "sda"), snapshot(t, again)) {
+		t.Fatal("content differs")
+	}
+	full := backup(t, s, Disk{Name: "sda", Source: source{again}, Full: true})
+	if full.Disks[0].Root != grown.Disks[0].Root {
+		t.Fatal("root hash differs after shrinking and growing")
+	}
+}
+
+func TestAnAbortedDraftLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer s.Close(t.Context())
+	rng := rand.New(rand.NewPCG(7, 8))
+	m := blockdev.NewMem(8 << 20)
+	p := make([]byte, 8<<20)
+	fillRandom(rng, p)
+	write(t, m, p, 0)
+	backup(t, s, Disk{Name: "sda", Source: source{m}})
+	before := s.Stats()
+	fillRandom(rng, p)
+	write(t, m, p, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	var c Counters
+	_, err := Run(ctx, s, Request{VM: "web", Disks: []Disk{{Name: "sda", Source: source{m}}}}, &c, func(step string) {
+		if step == "seal" {
+			cancel()
+		}
+	})
+	if err == nil {
+		t.Fatal("sealed after cancel")
+	}
+	if after := s.Stats(); after.Points != before.Points || after.StoredBytes != before.StoredBytes {
+		t.Fatalf("%+v, then %+v", before, after)
+	}
+	backup(t, s, Disk{Name: "sda", Source: source{m}})
+}

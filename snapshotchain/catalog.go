@@ -1,0 +1,211 @@
+package snapshotchain
+
+import (
+	"encoding/json"
+
+	"livemount/internal/errs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// root is the record above all others. Its sums say which VM, container and draft records must exist and
+// what they must say.
+type root struct {
+	Applied      uint64                 `json:"applied"` // last journal record that is in Badger
+	NextLineage  LineageID              `json:"next_lineage"`
+	NextID       chunkstore.ContainerID `json:"next_container"`
+	VMs          digest                 `json:"vms"`
+	Containers   digest                 `json:"containers"`
+	Drafts       digest                 `json:"drafts"`
+	Lineages     digest                 `json:"lineages"`
+	Points       uint64                 `json:"points"`
+	LogicalBytes int64                  `json:"logical_bytes"` // data of all points, as if nothing were shared
+	RawBytes     int64                  `json:"raw_bytes"`     // decoded bytes of the chunks stored
+	StoredBytes  int64                  `json:"stored_bytes"`
+}
+
+// catalog is all of the metadata but points and maps, in memory. Its apply methods change it as a journal
+// record says and put the records that must change in Badger; they are the only way to change either.
+type catalog struct {
+	root       root
+	vms        map[VMID]*VM
+	lineages   map[LineageID]*lineage
+	containers map[chunkstore.ContainerID]chunkstore.State
+	drafts     map[chunkstore.DraftID]*openChange
+}
+
+func newCatalog() *catalog {
+	return &catalog{
+		root: root{NextLineage: 1, NextID: 1}, vms: map[VMID]*VM{}, lineages: map[LineageID]*lineage{},
+		containers: map[chunkstore.ContainerID]chunkstore.State{}, drafts: map[chunkstore.DraftID]*openChange{},
+	}
+}
+
+// puts collects the Badger records that a change writes; a nil value deletes.
+type puts struct {
+	keys [][]byte
+	vals [][]byte
+}
+
+func (p *puts) add(key, val []byte) {
+	p.keys, p.vals = append(p.keys, key), append(p.vals, val)
+}
+
+// mustJSON encodes our own types, which cannot fail.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("encode " + err.Error())
+	}
+	return b
+}
+
+// set writes a record that a sum covers. old and new are its values before and after; nil is none.
+func (p *puts) set(sum *digest, key, old, new []byte) {
+	if old != nil {
+		*sum = sum.xor(entryDigest(key, old))
+	}
+	if new != nil {
+		*sum = sum.xor(entryDigest(key, new))
+	}
+	p.add(key, new)
+}
+
+// apply changes the catalogue as journal record n says.
+func (c *catalog) apply(n uint64, ch *change) (*puts, error) {
+	p := &puts{}
+	var err error
+	switch {
+	case ch.Open != nil:
+		err = c.applyOpen(p, ch.Open)
+	case ch.Seal != nil:
+		err = c.applySeal(p, n, ch.Seal)
+	case ch.Abort != nil:
+		c.dropDraft(p, ch.Abort.Draft)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.root.Applied = n
+	p.add(keyRoot(), mustJSON(&c.root))
+	return p, nil
+}
+
+func (c *catalog) applyOpen(p *puts, o *openChange) error {
+	if c.drafts[o.Draft] != nil {
+		return errs.New(errs.Corrupt, "draft %s was begun twice", o.Draft)
+	}
+	c.drafts[o.Draft] = o
+	p.set(&c.root.Drafts, keyDraft(uint64(o.Draft)), nil, mustJSON(o))
+	for _, d := range o.Disks {
+		l, old := c.lineages[d.Lineage], []byte(nil)
+		if l == nil {
+			l = &lineage{ID: d.Lineage, VM: o.VM, Disk: d.Name, Base: d.Base, Next: 1}
+			c.lineages[l.ID] = l
+		} else {
+			old = mustJSON(l)
+		}
+		l.Next = max(l.Next, d.Seq+1)
+		p.set(&c.root.Lineages, keyLineage(l.ID), old, mustJSON(l))
+		c.root.NextLineage = max(c.root.NextLineage, d.Lineage+1)
+	}
+	c.root.NextID = max(c.root.NextID, o.NextID)
+	return nil
+}
+
+// dropDraft ends a draft; lineages that it alone had begun go with it.
+func (c *catalog) dropDraft(p *puts, id chunkstore.DraftID) {
+	o := c.drafts[id]
+	if o == nil {
+		return
+	}
+	delete(c.drafts, id)
+	p.set(&c.root.Drafts, keyDraft(uint64(id)), mustJSON(o), nil)
+	for _, d := range o.Disks {
+		if l := c.lineages[d.Lineage]; l != nil && l.Latest == 0 {
+			delete(c.lineages, l.ID)
+			p.set(&c.root.Lineages, keyLineage(l.ID), mustJSON(l), nil)
+		}
+	}
+}
+
+func (c *catalog) applySeal(p *puts, n uint64, s *sealChange) error {
+	for i := range s.Seals {
+		if err := c.sealLineage(p, &s.Seals[i]); err != nil {
+			return err
+		}
+		p.add(keySeal(s.Seals[i].Lineage, s.Seals[i].Seq), mustJSON(&s.Seals[i]))
+	}
+	c.dropDraft(p, s.Draft)
+	for _, st := range s.Containers {
+		c.putContainer(p, st)
+	}
+	pt := s.Point
+	pt.Journal = n
+	c.addPoint(p, s, &pt)
+	c.root.RawBytes += s.Raw
+	c.root.StoredBytes += s.Stored
+	return nil
+}
+
+func (c *catalog) sealLineage(p *puts, s *seal) error {
+	l := c.lineages[s.Lineage]
+	if l == nil || s.Seq <= l.Latest || s.Seq >= l.Next {
+		return errs.New(errs.Corrupt, "lineage %s cannot take point %d", s.Lineage, s.Seq)
+	}
+	old := mustJSON(l)
+	l.Latest = s.Seq
+	p.set(&c.root.Lineages, keyLineage(l.ID), old, mustJSON(l))
+	return nil
+}
+
+func (c *catalog) putContainer(p *puts, st chunkstore.State) {
+	var old []byte
+	if prev, ok := c.containers[st.ID]; ok {
+		old = mustJSON(&prev)
+	}
+	c.containers[st.ID] = st
+	c.root.NextID = max(c.root.NextID, st.ID+1)
+	p.set(&c.root.Containers, keyContainer(st.ID), old, mustJSON(&st))
+}
+
+// addPoint puts the point and its VM, which appears with its first point.
+func (c *catalog) addPoint(p *puts, s *sealChange, pt *Point) {
+	vm, old := c.vms[s.VM], []byte(nil)
+	if vm == nil {
+		vm = &VM{ID: s.VM, Name: s.Name, Created: pt.Time, Next: 1}
+	} else {
+		old = mustJSON(vm)
+		vm = vm.clone()
+	}
+	for i := range pt.Disks {
+		d := &pt.Disks[i]
+		if vm.lineage(d.Name) == 0 {
+			vm.Disks = append(vm.Disks, VMDisk{d.Name, d.Lineage})
+		}
+		c.root.LogicalBytes += d.DataBytes
+	}
+	vm.Points++
+	vm.Next = max(vm.Next, pt.Ordinal+1)
+	vm.Latest, vm.Time = pt.ID, pt.Time
+	p.set(&vm.Sum, keyPoint(vm.ID, pt.Ordinal), nil, mustJSON(pt))
+	c.vms[vm.ID] = vm
+	c.root.Points++
+	p.set(&c.root.VMs, keyVM(vm.ID), old, mustJSON(vm))
+}
+
+// clone lets readers keep the VM that they were given.
+func (v *VM) clone() *VM {
+	w := *v
+	w.Disks = append([]VMDisk(nil), v.Disks...)
+	return &w
+}
+
+// sealedNow records containers that recovery sealed.
+func (c *catalog) sealedNow(list []chunkstore.State) *puts {
+	p := &puts{}
+	for _, st := range list {
+		c.putContainer(p, st)
+	}
+	p.add(keyRoot(), mustJSON(&c.root))
+	return p
+}

@@ -1,0 +1,62 @@
+package snapshotchain
+
+import (
+	"encoding/json"
+	"time"
+
+	"livemount/internal/errs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// change is the payload of a journal record. Exactly one field is set; a record whose field this version
+// does not know was written by a newer one and is refused.
+type change struct {
+	Open  *openChange  `json:"open,omitempty"`
+	Seal  *sealChange  `json:"seal,omitempty"`
+	Abort *abortChange `json:"abort,omitempty"`
+}
+
+// openChange begins a draft. The sequence numbers that it names are used up, whatever becomes of it.
+type openChange struct {
+	Draft  chunkstore.DraftID     `json:"draft"`
+	VM     VMID                   `json:"vm"`
+	Name   string                 `json:"name"`
+	Time   time.Time              `json:"time"`
+	Disks  []openDisk             `json:"disks"`
+	NextID chunkstore.ContainerID `json:"next_container"` // all below may have been used
+}
+
+type openDisk struct {
+	Name    string    `json:"name"`
+	Lineage LineageID `json:"lineage"`
+	Seq     Seq       `json:"seq"`
+	Base    *base     `json:"base,omitempty"`
+}
+
+// sealChange makes a draft a point.
+type sealChange struct {
+	Draft      chunkstore.DraftID `json:"draft"`
+	VM         VMID               `json:"vm"`
+	Name       string             `json:"name"`
+	Point      Point              `json:"point"`
+	Seals      []seal             `json:"seals"`
+	Containers []chunkstore.State `json:"containers"`
+	Raw        int64              `json:"raw_bytes"`    // decoded bytes of the chunks it stored
+	Stored     int64              `json:"stored_bytes"` // as stored
+}
+
+// abortChange ends a draft that left nothing.
+type abortChange struct {
+	Draft chunkstore.DraftID `json:"draft"`
+}
+
+func decodeChange(payload []byte) (*change, error) {
+	var c change
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return nil, errs.New(errs.Corrupt, "journal record: %w", err)
+	}
+	if c.Open == nil && c.Seal == nil && c.Abort == nil {
+		return nil, errs.New(errs.Newer, "journal record of a kind that this version does not know")
+	}
+	return &c, nil
+}

@@ -1,0 +1,257 @@
+package snapshotchain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"livemount/internal/errs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// DiskSpec names a disk of a draft.
+type DiskSpec struct {
+	Name      string
+	SizeBytes int64
+	// Full keeps the draft's map of this disk independent of the point before.
+	Full bool
+}
+
+// Draft is a point in the making. Nothing of it is visible before Seal; Abort, or a crash, leaves nothing.
+// Its methods are used by one goroutine, but for DraftDisk.Find.
+type Draft struct {
+	s      *Store
+	open   *openChange
+	writer *chunkstore.Writer
+	disks  []*DraftDisk
+	parent PointID
+	ended  bool
+}
+
+// Begin starts a draft for a VM, which is made when it has no points yet. Busy when a draft of this VM is
+// open already.
+func (s *Store) Begin(ctx context.Context, vm string, disks []DiskSpec) (*Draft, error) {
+	if err := checkSpecs(vm, disks); err != nil {
+		return nil, err
+	}
+	if err := s.reserve(vm); err != nil {
+		return nil, err
+	}
+	d, err := s.begin(ctx, vm, disks)
+	if err != nil {
+		s.unreserve(vm)
+		return nil, fmt.Errorf("begin a point of %s: %w", vm, err)
+	}
+	return d, nil
+}
+
+func checkSpecs(vm string, disks []DiskSpec) error {
+	if err := CheckVMName(vm); err != nil {
+		return err
+	}
+	if len(disks) == 0 {
+		return errs.New(errs.Invalid, "a point of %s needs at least one disk", vm)
+	}
+	seen := map[string]bool{}
+	for _, d := range disks {
+		if err := CheckDiskName(d.Name); err != nil {
+			return err
+		}
+		if seen[d.Name] {
+			return errs.New(errs.Invalid, "disk %s is named twice", d.Name)
+		}
+		if d.SizeBytes <= 0 || d.SizeBytes > MaxDiskBytes {
+			return errs.New(errs.Invalid, "disk %s of %d bytes; between 1 byte and 64 TiB can be kept", d.Name, d.SizeBytes)
+		}
+		seen[d.Name] = true
+	}
+	return nil
+}
+
+func (s *Store) reserve(vm string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy[vm] {
+		return errs.WithTry(errs.New(errs.Busy, "another backup of %s is running", vm), "mountctl jobs")
+	}
+	s.busy[vm] = true
+	return nil
+}
+
+func (s *Store) unreserve(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.busy, vm)
+}
+
+func (s *Store) begin(ctx context.Context, name string, specs []DiskSpec) (*Draft, error) {
+	o := &openChange{Draft: chunkstore.DraftID(NewID[ofPoint]()), Name: name, Time: s.opts.Clock.Now().UTC().Round(0)}
+	d := &Draft{s: s, open: o}
+	vm, err := s.VM(name)
+	if errs.Is(err, errs.NotFound) {
+		vm.ID, err = NewID[ofVM](), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.VM, d.parent = vm.ID, vm.Latest
+	if !o.Time.After(vm.Time) { // the clock went back, or stands still: times of points only ascend
+		o.Time = vm.Time.Add(time.Millisecond)
+	}
+	for _, spec := range specs {
+		disk, err := s.draftDisk(ctx, d, &vm, spec)
+		if err != nil {
+			return nil, err
+		}
+		d.disks = append(d.disks, disk)
+	}
+	if err := s.recordOpen(ctx, d); err != nil {
+		return nil, err
+	}
+	d.writer = s.chunks.NewWriter(o.Draft)
+	return d, nil
+}
+
+// draftDisk continues the lineage of a disk that the VM ever had, and compares with its newest point.
+func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, spec DiskSpec) (*DraftDisk, error) {
+	disk := &DraftDisk{d: d, name: spec.Name, size: spec.SizeBytes, full: spec.Full, lineage: vm.lineage(spec.Name)}
+	if disk.lineage == 0 {
+		return disk, nil
+	}
+	s.mu.RLock()
+	l := *s.cat.lineages[disk.lineage]
+	s.mu.RUnlock()
+	disk.prev = l.Latest
+	parent, err := s.openSeal(ctx, l.ID, l.Latest)
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: %w", spec.Name, err)
+	}
+	disk.parent = parent
+	return disk, nil
+}
+
+// recordOpen gives the disks their lineages and sequence numbers and makes that durable.
+func (s *Store) recordOpen(ctx context.Context, d *Draft) error {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	s.mu.RLock()
+	next := s.cat.root.NextLineage
+	for _, disk := range d.disks {
+		disk.seq = 1
+		if l := s.cat.lineages[disk.lineage]; l != nil {
+			disk.seq = l.Next
+		} else {
+			disk.lineage = next
+			next++
+		}
+		d.open.Disks = append(d.open.Disks, openDisk{Name: disk.name, Lineage: disk.lineage, Seq: disk.seq})
+	}
+	s.mu.RUnlock()
+	d.open.NextID = s.chunks.NextID()
+	_, err := s.recordLocked(ctx, &change{Open: d.open})
+	return err
+}
+
+// Disks returns the disks in the order of their specs.
+func (d *Draft) Disks() []*DraftDisk { return d.disks }
+
+// Time returns the time that the point will have.
+func (d *Draft) Time() time.Time { return d.open.Time }
+
+// SealInfo is what is kept with a point beside its disks.
+type SealInfo struct {
+	Consistency string // "crash" when empty
+	Notes       []string
+	ConfigName  string
+	Config      []byte // nil for none
+}
+
+// Seal makes the draft a point: whole, durable and visible, or not at all. After an error the draft is
+// ended; the point can exist nevertheless when the error came after the journal, and is then seen when
+// the store is opened again.
+func (d *Draft) Seal(ctx context.Context, info SealInfo) (Point, error) {
+	if d.ended {
+		return Point{}, errs.New(errs.Invalid, "the draft has ended")
+	}
+	c, err := d.prepare(ctx, info)
+	if err != nil {
+		return Point{}, errors.Join(fmt.Errorf("seal point of %s: %w", d.open.Name, err), d.Abort(ctx))
+	}
+	d.ended = true
+	defer d.s.unreserve(d.open.Name)
+	n, err := d.s.record(ctx, &change{Seal: c})
+	if err != nil {
+		if d.s.writable() == nil { // the journal refused: nothing was sealed
+			err = errors.Join(err, d.drop(ctx))
+		}
+		return Point{}, fmt.Errorf("seal point of %s: %w", d.open.Name, err)
+	}
+	if err := d.writer.Release(c.Containers); err != nil {
+		d.s.opts.Log.Warn("containers were not closed", "err", err)
+	}
+	p := c.Point
+	p.Journal = n
+	return p, nil
+}
+
+// prepare writes what is left of the map and makes everything durable.
+func (d *Draft) prepare(ctx context.Context, info SealInfo) (*sealChange, error) {
+	c := &sealChange{Draft: d.open.Draft, VM: d.open.VM, Name: d.open.Name}
+	c.Point = Point{
+		ID: NewID[ofPoint](), VM: d.open.VM, Time: d.open.Time, Parent: d.parent,
+		Consistency: info.Consistency, Notes: info.Notes,
+	}
+	if c.Point.Consistency == "" {
+		c.Point.Consistency = "crash"
+	}
+	for _, disk := range d.disks {
+		sl, err := disk.finish(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", disk.name, err)
+		}
+		c.Seals = append(c.Seals, *sl)
+		c.Point.Disks = append(c.Point.Disks, disk.point(sl))
+	}
+	if info.Config != nil {
+		p, err := d.writer.PutRecord(ctx, chunkstore.KindBlob, info.Config)
+		if err != nil {
+			return nil, err
+		}
+		c.Point.Config = &Config{Name: info.ConfigName, SizeBytes: int64(len(info.Config)), Ptr: p}
+	}
+	states, err := d.writer.Commit()
+	if err != nil {
+		return nil, err
+	}
+	c.Containers = states
+	st := d.writer.Stats()
+	c.Raw, c.Stored = st.RawBytes, st.StoredBytes
+	d.s.mu.RLock()
+	defer d.s.mu.RUnlock()
+	c.Point.Ordinal = 1
+	if vm := d.s.cat.vms[d.open.VM]; vm != nil {
+		c.Point.Ordinal = vm.Next
+	}
+	return c, nil
+}
+
+// Abort ends the draft and removes what it wrote.
+func (d *Draft) Abort(ctx context.Context) error {
+	if d.ended {
+		return nil
+	}
+	d.ended = true
+	defer d.s.unreserve(d.open.Name)
+	return d.drop(context.WithoutCancel(ctx))
+}
+
+// drop removes what was written, then ends the draft in the journal: a crash between the two leaves a
+// draft that the next start ends.
+func (d *Draft) drop(ctx context.Context) error {
+	if err := d.writer.Abort(); err != nil {
+		return fmt.Errorf("remove what the draft of %s wrote: %w", d.open.Name, err)
+	}
+	_, err := d.s.record(ctx, &change{Abort: &abortChange{Draft: d.open.Draft}})
+	return err
+}

@@ -1,0 +1,119 @@
+package snapshotchain
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"livemount/internal/errs"
+	"livemount/internal/vfs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// FormatVersion is the version of the store's format; a newer one is refused.
+const FormatVersion = 1
+
+// formatFile is DIR/FORMAT.
+type formatFile struct {
+	Format     int             `json:"format"`
+	Store      string          `json:"store"`
+	Created    time.Time       `json:"created"`
+	Encryption json.RawMessage `json:"encryption,omitempty"` // key slots; a store without is not encrypted
+	Check      string          `json:"crc32c"`               // of the same JSON with this field empty
+}
+
+// sum is the checksum that belongs into Check.
+func (f formatFile) sum() string {
+	f.Check = ""
+	return fmt.Sprintf("%08x", crc32.Checksum(mustJSON(f), crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// takeLock makes sure that one process owns the store. The kernel gives the lock back when the process ends.
+func takeLock(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, errs.WithTry(errs.New(errs.Busy, "store %s is in use by another process", dir),
+			"stop the other livemountd, or give this one another --data folder")
+	}
+	return nil, err
+}
+
+// loadFormat reads DIR/FORMAT, or writes it for a new store.
+func (s *Store) loadFormat() (chunkstore.StoreID, error) {
+	path := filepath.Join(s.opts.Dir, "FORMAT")
+	b, err := vfs.ReadFile(vfs.OS{}, path, 1<<20)
+	if errs.Is(err, errs.NotFound) {
+		return s.newFormat(path)
+	}
+	if err != nil {
+		return chunkstore.StoreID{}, err
+	}
+	var f formatFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return s.formatFromContainers(path, err)
+	}
+	if f.Check != f.sum() && f.Format <= FormatVersion {
+		return s.formatFromContainers(path, errs.New(errs.Corrupt, "checksum mismatch"))
+	}
+	if f.Format > FormatVersion || f.Encryption != nil {
+		return chunkstore.StoreID{}, errs.WithTry(
+			errs.New(errs.Newer, "%s: format %d; this version knows %d", path, f.Format, FormatVersion), "install the newer livemountd")
+	}
+	var id chunkstore.StoreID
+	if n, err := hex.Decode(id[:], []byte(f.Store)); err != nil || n != len(id) {
+		return s.formatFromContainers(path, errs.New(errs.Corrupt, "store id %q", f.Store))
+	}
+	return id, nil
+}
+
+// newFormat names a new store, unless containers say that FORMAT was lost.
+func (s *Store) newFormat(path string) (chunkstore.StoreID, error) {
+	id, err := chunkstore.FindStoreID(s.opts.FS, s.opts.Containers)
+	if errs.Is(err, errs.NotFound) {
+		rand.Read(id[:]) // never fails
+		err = nil
+	}
+	if err != nil {
+		return id, err
+	}
+	return id, s.writeFormat(path, id)
+}
+
+// formatFromContainers writes FORMAT again from what the headers of the containers say.
+func (s *Store) formatFromContainers(path string, cause error) (chunkstore.StoreID, error) {
+	id, err := chunkstore.FindStoreID(s.opts.FS, s.opts.Containers)
+	if err != nil {
+		return id, errs.New(errs.Corrupt, "%s: %w", path, cause)
+	}
+	s.opts.Log.Error("store format file was bad, written again", "path", path, "err", cause)
+	return id, s.writeFormat(path, id)
+}
+
+func (s *Store) writeFormat(path string, id chunkstore.StoreID) error {
+	f := formatFile{Format: FormatVersion, Store: id.String(), Created: s.opts.Clock.Now().UTC()}
+	f.Check = f.sum()
+	b, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(vfs.OS{}, path, append(b, '\n'))
+}

@@ -1,0 +1,190 @@
+package snapshotchain
+
+import (
+	"encoding/binary"
+
+	"livemount/blockdev"
+	"livemount/internal/errs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// LeafPages is how many pages a leaf maps; LeafBytes is the same in bytes (8 MiB).
+const (
+	LeafPages = 2048
+	LeafBytes = LeafPages * blockdev.PageSize
+)
+
+// maxDepth bounds the versions that a lookup walks: a full one and this many deltas.
+const maxDepth = 15
+
+// Run maps adjoining pages of a leaf to adjoining pages of a chunk, or, when Ptr.Container is 0, to zeroes.
+type Run struct {
+	Page  uint16 // first page, within the leaf
+	Len   uint16 // pages, at least 1
+	First uint16 // first page, within the chunk
+	Ptr   chunkstore.Ptr
+}
+
+// IsZero reports whether the run reads as zeroes.
+func (r Run) IsZero() bool { return r.Ptr.Container == 0 }
+
+func (r Run) end() int { return int(r.Page) + int(r.Len) }
+
+// leaf is one version of a leaf. A full version says all (what it does not name is zeroes); a delta only
+// what changed since the version prev of the same lineage.
+type leaf struct {
+	full  bool
+	depth uint8 // deltas to walk until the full version
+	prev  Seq
+	runs  []Run // by page, not overlapping
+}
+
+const leafFull = 1
+
+// encode returns the stored form.
+func (l *leaf) encode() []byte {
+	b := make([]byte, 0, 8+6*len(l.runs))
+	flags := byte(0)
+	if l.full {
+		flags = leafFull
+	}
+	b = append(b, flags, l.depth)
+	b = binary.AppendUvarint(b, uint64(l.prev))
+	b = binary.AppendUvarint(b, uint64(len(l.runs)))
+	page, last := 0, chunkstore.Ptr{}
+	for _, r := range l.runs {
+		b = binary.AppendUvarint(b, uint64(int(r.Page)-page))
+		page = r.end()
+		if r.IsZero() {
+			b = binary.AppendUvarint(b, uint64(r.Len)<<1|1)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(r.Len)<<1)
+		b = binary.AppendVarint(b, int64(r.Ptr.Container-last.Container))
+		b = binary.AppendVarint(b, int64(r.Ptr.Slot)-int64(last.Slot))
+		b = binary.AppendUvarint(b, uint64(r.First))
+		last = r.Ptr
+	}
+	return b
+}
+
+// decodeLeaf checks everything that a reader relies on: runs ascend, do not overlap, stay inside the leaf
+// and inside the largest chunk.
+func decodeLeaf(b []byte) (*leaf, error) {
+	if len(b) < 4 || b[0] > leafFull || b[1] > maxDepth {
+		return nil, errs.New(errs.Corrupt, "leaf of %d bytes without a header", len(b))
+	}
+	l := &leaf{full: b[0]&leafFull != 0, depth: b[1]}
+	d := &varints{b: b[2:]}
+	l.prev = Seq(d.uint(1<<32 - 1))
+	n := d.uint(LeafPages)
+	if l.full != (l.depth == 0) || (!l.full && l.prev == 0) {
+		return nil, errs.New(errs.Corrupt, "leaf of depth %d contradicts itself", l.depth)
+	}
+	l.runs = make([]Run, 0, min(n, uint64(len(b))))
+	page, last := 0, chunkstore.Ptr{}
+	for range n {
+		r := d.run(page, last)
+		if d.err != nil {
+			break
+		}
+		page = r.end()
+		if !r.IsZero() {
+			last = r.Ptr
+		}
+		l.runs = append(l.runs, r)
+	}
+	if d.err != nil || len(d.b) != 0 {
+		return nil, errs.New(errs.Corrupt, "leaf is malformed behind %d runs", len(l.runs))
+	}
+	return l, nil
+}
+
+func (d *varints) run(page int, last chunkstore.Ptr) Run {
+	r := Run{Page: uint16(page + int(d.uint(uint64(LeafPages-page))))}
+	head := d.uint(LeafPages<<1 | 1)
+	r.Len = uint16(head >> 1)
+	if r.Len == 0 || r.end() > LeafPages {
+		d.fail()
+		return r
+	}
+	if head&1 != 0 {
+		return r
+	}
+	r.Ptr.Container = last.Container + chunkstore.ContainerID(d.int())
+	slot := int64(last.Slot) + d.int()
+	r.First = uint16(d.uint(chunkstore.MaxChunkPages))
+	if slot < 0 || slot > 1<<32-1 || r.IsZero() || int(r.First)+int(r.Len) > chunkstore.MaxChunkPages {
+		d.fail()
+	}
+	r.Ptr.Slot = uint32(slot)
+	return r
+}
+
+// varints decodes numbers; after the first that is malformed or too large err is set and all are 0.
+type varints struct {
+	b   []byte
+	err error
+}
+
+func (d *varints) fail() {
+	if d.err == nil {
+		d.err = errs.New(errs.Corrupt, "malformed number")
+	}
+	d.b = nil
+}
+
+func (d *varints) uint(limit uint64) uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 || v > limit {
+		d.fail()
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *varints) int() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.fail()
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+// flatten resolves versions, newest first, to the runs of data that a reader sees, by page.
+func flatten(versions []*leaf) []Run {
+	var owner [LeafPages]int32 // 1 + index into all; 0 is nobody yet
+	var all []Run
+	for _, v := range versions {
+		for _, r := range v.runs {
+			all = append(all, r)
+			for p := int(r.Page); p < r.end(); p++ {
+				if owner[p] == 0 {
+					owner[p] = int32(len(all))
+				}
+			}
+		}
+	}
+	return gather(&owner, all)
+}
+
+func gather(owner *[LeafPages]int32, all []Run) []Run {
+	var out []Run
+	for p := 0; p < LeafPages; {
+		o := owner[p]
+		start := p
+		for p++; p < LeafPages && owner[p] == o; p++ {
+		}
+		if o == 0 || all[o-1].IsZero() {
+			continue
+		}
+		src := all[o-1]
+		out = append(out, Run{
+			Page: uint16(start), Len: uint16(p - start), First: src.First + uint16(start) - src.Page, Ptr: src.Ptr,
+		})
+	}
+	return out
+}

@@ -1,0 +1,345 @@
+package snapshotchain
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"livemount/internal/errs"
+	"livemount/internal/kv"
+	"livemount/internal/vfs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// openMeta opens Badger and loads the catalogue. What does not verify, or does not add up, is put aside
+// and made again from the containers.
+func (s *Store) openMeta(ctx context.Context) error {
+	dir := filepath.Join(s.opts.Dir, "meta")
+	if err := s.finishRebuild(dir); err != nil {
+		return err
+	}
+	err := s.tryMeta(dir)
+	if err == nil {
+		err = s.metaIsCurrent(ctx)
+	}
+	if !errs.Is(err, errs.Corrupt) {
+		return err
+	}
+	s.addDamage(fmt.Sprintf("metadata was bad and was made again from the containers: %v", err))
+	return s.rebuild(ctx, dir)
+}
+
+func (s *Store) tryMeta(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	db, err := kv.Open(kv.Options{Dir: dir, Sync: true, Log: s.opts.Log})
+	if err != nil {
+		return err
+	}
+	s.db = db
+	s.cat, err = loadCatalog(db)
+	return err
+}
+
+// metaIsCurrent notices a Badger without a root above a journal with records: it lost everything.
+func (s *Store) metaIsCurrent(ctx context.Context) error {
+	if s.cat.root.Applied > 0 {
+		return nil
+	}
+	rep, err := s.chunks.Journal().Read(ctx, 1, func(uint64, []byte) error { return nil })
+	if err == nil && rep.Last > 0 {
+		return errs.New(errs.Corrupt, "metadata is empty, the journal has %d records", rep.Last)
+	}
+	return err
+}
+
+// finishRebuild completes or drops a rebuild that a crash interrupted. The new folder has its final name
+// only when it is complete.
+func (s *Store) finishRebuild(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return vfs.RemoveAll(vfs.OS{}, dir+".new")
+	}
+	if _, err := os.Stat(filepath.Join(dir+".new", "COMPLETE")); err == nil {
+		return s.adopt(dir)
+	}
+	return vfs.RemoveAll(vfs.OS{}, dir+".new")
+}
+
+func (s *Store) adopt(dir string) error {
+	if err := os.Rename(dir+".new", dir); err != nil {
+		return err
+	}
+	return vfs.OS{}.SyncDir(s.opts.Dir)
+}
+
+// rebuild makes Badger again from the journal and the map segments. The old folder is kept aside.
+func (s *Store) rebuild(ctx context.Context, dir string) error {
+	if s.db != nil {
+		if err := s.db.Close(); err != nil {
+			s.opts.Log.Warn("bad metadata was not closed cleanly", "err", err)
+		}
+		s.db = nil
+	}
+	fresh := dir + ".new"
+	if err := vfs.RemoveAll(vfs.OS{}, fresh); err != nil {
+		return err
+	}
+	if err := s.fill(ctx, fresh); err != nil {
+		return fmt.Errorf("make metadata again: %w", err)
+	}
+	if err := vfs.WriteFile(vfs.OS{}, filepath.Join(fresh, "COMPLETE"), nil); err != nil {
+		return err
+	}
+	if err := putAside(dir); err != nil {
+		return err
+	}
+	if err := s.adopt(dir); err != nil {
+		return err
+	}
+	return s.tryMeta(dir)
+}
+
+// putAside renames a folder to the first free dir.bad-N.
+func putAside(dir string) error {
+	for n := 1; ; n++ {
+		bad := fmt.Sprintf("%s.bad-%d", dir, n)
+		if _, err := os.Lstat(bad); err == nil {
+			continue
+		}
+		err := os.Rename(dir, bad)
+		if errs.Is(err, errs.NotFound) {
+			return nil
+		}
+		return err
+	}
+}
+
+// fill applies the whole journal to a new database.
+func (s *Store) fill(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	db, err := kv.Open(kv.Options{Dir: dir, Sync: false, Log: s.opts.Log})
+	if err != nil {
+		return err
+	}
+	s.db, s.cat = db, newCatalog()
+	if err := s.replay(ctx); err != nil {
+		return err
+	}
+	s.db = nil
+	return db.Close() // writes all tables and syncs them
+}
+
+// replay applies the journal records that Badger does not have yet.
+func (s *Store) replay(ctx context.Context) error {
+	applied := s.cat.root.Applied
+	rep, err := s.chunks.Journal().Read(ctx, max(1, applied), func(n uint64, payload []byte) error {
+		if n <= applied {
+			return nil
+		}
+		ch, err := decodeChange(payload)
+		if errs.Is(err, errs.Corrupt) {
+			s.distrust(fmt.Sprintf("journal record %d: %v", n, err))
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return s.replayOne(ctx, n, ch)
+	})
+	if err != nil {
+		return err
+	}
+	s.distrust(rep.Gaps...)
+	if rep.Last < applied {
+		s.distrust(fmt.Sprintf("the journal ends at record %d, metadata at %d: its end was lost; points are complete in the metadata", rep.Last, applied))
+	}
+	s.chunks.Journal().SetNext(max(rep.Last, applied) + 1)
+	return nil
+}
+
+// distrust reports damage of the journal. What it does not name may be committed all the same, so nothing
+// is removed until it is whole again.
+func (s *Store) distrust(list ...string) {
+	if len(list) > 0 {
+		s.distrusted = true
+		s.addDamage(list...)
+	}
+}
+
+// replayOne applies one record. A record that contradicts those before it, because one was lost, is
+// damage and is passed over.
+func (s *Store) replayOne(ctx context.Context, n uint64, ch *change) error {
+	err := s.applyChange(ctx, n, ch)
+	if errs.Is(err, errs.Corrupt) {
+		s.distrust(fmt.Sprintf("journal record %d was not applied: %v", n, err))
+		return nil
+	}
+	return err
+}
+
+// applyChange brings a journal record into the catalogue and Badger. The caller holds commit, or nobody
+// else has the store yet.
+func (s *Store) applyChange(ctx context.Context, n uint64, ch *change) error {
+	if ch.Seal != nil {
+		if err := s.indexSegments(ctx, ch.Seal.Seals); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	p, err := s.cat.apply(n, ch)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.write(p)
+}
+
+func (s *Store) write(p *puts) error {
+	return s.db.Update(func(tx kv.Tx) error {
+		for i, key := range p.keys {
+			var err error
+			if p.vals[i] == nil {
+				err = tx.Delete(key)
+			} else {
+				err = tx.Put(key, p.vals[i])
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// indexSegments puts the leaves and directory pages of map segments into Badger. A part that cannot be
+// read is damage of the ranges that it maps; they are found when they are read.
+func (s *Store) indexSegments(ctx context.Context, seals []seal) error {
+	b := s.db.NewBatch()
+	for i := range seals {
+		for _, part := range seals[i].Parts {
+			err := s.eachInPart(ctx, &seals[i], part, func(n uint32, val []byte) error {
+				return b.Put(partKey(part.Kind, seals[i].Lineage, n, seals[i].Seq), val)
+			})
+			if errs.Is(err, errs.Corrupt) {
+				s.addDamage(fmt.Sprintf("map segment of lineage %s, point %d: %v", seals[i].Lineage, seals[i].Seq, err))
+				continue
+			}
+			if err != nil {
+				b.Cancel()
+				return err
+			}
+		}
+	}
+	return b.Flush()
+}
+
+func partKey(kind PartKind, l LineageID, n uint32, seq Seq) []byte {
+	if kind == PartDirs {
+		return keyDir(l, n, seq)
+	}
+	return keyLeaf(l, n, seq)
+}
+
+func (s *Store) eachInPart(ctx context.Context, sl *seal, part Part, fn func(uint32, []byte) error) error {
+	raw, err := s.chunks.ReadRecord(ctx, part.Ptr, chunkstore.KindMap)
+	if err != nil {
+		return err
+	}
+	return eachEntry(raw, sl.Lineage, sl.Seq, part.Kind, fn)
+}
+
+// recover ends the drafts that a crash left and brings the containers to their committed state.
+func (s *Store) recover(ctx context.Context) error {
+	known := chunkstore.Known{Drafts: map[chunkstore.DraftID]bool{}, Trusted: !s.distrusted}
+	for _, st := range s.cat.containers {
+		known.States = append(known.States, st)
+	}
+	var drafts []chunkstore.DraftID
+	for id := range s.cat.drafts {
+		known.Drafts[id] = true
+		drafts = append(drafts, id)
+	}
+	s.chunks.ReserveIDs(s.cat.root.NextID)
+	rec, err := s.chunks.Recover(ctx, known)
+	if err != nil {
+		return err
+	}
+	s.addDamage(rec.Damage...)
+	for _, path := range rec.Unknown {
+		s.addDamage("container that nobody committed is kept: " + path)
+	}
+	if err := s.loadBad(); err != nil {
+		return err
+	}
+	if len(rec.Changed) > 0 {
+		if err := s.write(s.cat.sealedNow(rec.Changed)); err != nil {
+			return err
+		}
+	}
+	if s.distrusted {
+		return nil
+	}
+	for _, id := range drafts {
+		if _, err := s.record(ctx, &change{Abort: &abortChange{Draft: id}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadBad tells the chunk store which records are known to be bad.
+func (s *Store) loadBad() error {
+	return s.db.Each([]byte("b"), func(key, val []byte, _ error) error {
+		if len(key) != 13 {
+			return nil
+		}
+		p := chunkstore.Ptr{
+			Container: chunkstore.ContainerID(binary.BigEndian.Uint64(key[1:])), Slot: binary.BigEndian.Uint32(key[9:]),
+		}
+		if s.chunks.MarkBad(p) {
+			s.damage = append(s.damage, fmt.Sprintf("record %s was found bad before: %s", p, val))
+		}
+		return nil
+	})
+}
+
+// record makes a change durable in the journal, applies it, and returns its number. After an error behind
+// the journal the store takes no more changes: what the journal holds is applied when it is opened again.
+func (s *Store) record(ctx context.Context, ch *change) (uint64, error) {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	return s.recordLocked(ctx, ch)
+}
+
+func (s *Store) recordLocked(ctx context.Context, ch *change) (uint64, error) {
+	if err := s.writable(); err != nil {
+		return 0, err
+	}
+	n, err := s.chunks.Journal().Append(mustJSON(ch))
+	if err != nil {
+		if jerr := s.chunks.Journal().Err(); jerr != nil {
+			s.fail(jerr)
+		}
+		return 0, err
+	}
+	if err := s.applyChange(context.WithoutCancel(ctx), n, ch); err != nil {
+		err = fmt.Errorf("apply journal record %d: %w", n, err)
+		s.fail(err)
+		return 0, errs.WithTry(err, "restart livemountd: the change is in the journal and is applied then")
+	}
+	return n, nil
+}
+
+func (s *Store) writable() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.broken != nil {
+		return errs.WithTry(fmt.Errorf("store takes no more changes: %w", s.broken), "restart livemountd")
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package snapshotchain
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+
+	"livemount/internal/cache"
+	"livemount/internal/clock"
+	"livemount/internal/errs"
+	"livemount/internal/kv"
+	"livemount/internal/vfs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// Options say how a Store is opened. Dir, FS and Clock must be set.
+type Options struct {
+	Dir   string // on the machine's file system: Badger is there, and, unless Containers is set, the containers
+	FS    vfs.FS // holds the containers
+	Clock clock.Clock
+	Log   *slog.Logger
+
+	Containers     string // folder of the containers in FS; default Dir/containers
+	ContainerBytes int64  // default 64 MiB
+	ChunkCache     int64  // bytes of decoded chunks; default 64 MiB
+	LeafCache      int64  // bytes of resolved leaves; default 32 MiB
+	Admit          func(n int64) error
+}
+
+func (o *Options) setDefaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Containers == "" {
+		o.Containers = filepath.Join(o.Dir, "containers")
+	}
+	if o.LeafCache == 0 {
+		o.LeafCache = 32 << 20
+	}
+}
+
+// Store is an open store. One process owns it.
+type Store struct {
+	opts   Options
+	id     chunkstore.StoreID
+	lock   *os.File
+	db     *kv.DB
+	chunks *chunkstore.Store
+	leaves *cache.Cache[leafKey, []Run]
+	dirs   *cache.Cache[leafKey, *dirPage]
+	hashes *cache.Cache[chunkstore.Ptr, []chunkstore.PageHash]
+
+	distrusted bool // the journal has gaps; set while the store is opened
+
+	commit sync.Mutex // held from a journal record until it is in Badger: gives changes their order
+
+	mu     sync.RWMutex // guards what is below
+	cat    *catalog
+	busy   map[string]bool // names of VMs that a draft is open for
+	broken error           // Badger or the journal failed: no more changes until the store is opened again
+	damage []string
+}
+
+// leafKey names a version of a leaf or of a directory page.
+type leafKey struct {
+	lineage LineageID
+	n       uint32
+	seq     Seq
+}
+
+// Open opens the store in opts.Dir, or makes one when the folder is empty. It compares Badger with the
+// journal, makes Badger again from the containers when it is bad, and cuts away what a crash left. Errors:
+// Busy when another process has the store, Newer when a newer version wrote it.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	opts.setDefaults()
+	lock, err := takeLock(opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}}
+	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
+	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
+	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
+		func(chunkstore.Ptr, []chunkstore.PageHash) {})
+	if err := s.start(ctx); err != nil {
+		s.stop(ctx)
+		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Store) start(ctx context.Context) error {
+	var err error
+	if s.id, err = s.loadFormat(); err != nil {
+		return err
+	}
+	s.chunks, err = chunkstore.Open(chunkstore.Options{
+		FS: s.opts.FS, Dir: s.opts.Containers, Store: s.id, Clock: s.opts.Clock, Log: s.opts.Log,
+		DedupDir: filepath.Join(s.opts.Dir, "dedup"), ContainerBytes: s.opts.ContainerBytes,
+		CacheBytes: s.opts.ChunkCache, Admit: s.opts.Admit, OnBad: s.recordBad,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.openMeta(ctx); err != nil {
+		return err
+	}
+	if err := s.replay(ctx); err != nil {
+		return err
+	}
+	return s.recover(ctx)
+}
+
+// Close ends the store cleanly. Drafts and Disks must be done with.
+func (s *Store) Close(ctx context.Context) error { return s.stop(ctx) }
+
+func (s *Store) stop(ctx context.Context) error {
+	var first error
+	keep := func(err error) {
+		if err != nil && first == nil {
+			first = err
+		}
+	}
+	if s.chunks != nil {
+		keep(s.chunks.Close(ctx))
+	}
+	if s.db != nil {
+		keep(s.db.Close())
+	}
+	keep(s.lock.Close())
+	return first
+}
+
+// fail stops all further changes.
+func (s *Store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken == nil {
+		s.broken = err
+		s.opts.Log.Error("store takes no more changes", "err", err)
+	}
+}
+
+// Health returns what is wrong with the store: the error that ended changes, if any, and damage found.
+func (s *Store) Health() (broken error, damage []string) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.broken, append([]string(nil), s.damage...)
+}
+
+func (s *Store) addDamage(list ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range list {
+		s.opts.Log.Error("damage found", "what", d)
+		if len(s.damage) < 1000 {
+			s.damage = append(s.damage, d)
+		}
+	}
+}
+
+// recordBad remembers a bad chunk across restarts, so that nothing is deduplicated against it.
+func (s *Store) recordBad(p chunkstore.Ptr, cause error) {
+	s.addDamage(fmt.Sprintf("record %s: %v", p, cause))
+	if err := s.db.Update(func(tx kv.Tx) error { return tx.Put(keyBad(p), []byte(cause.Error())) }); err != nil {
+		s.opts.Log.Warn("bad chunk was not recorded", "chunk", p.String(), "err", err)
+	}
+}
+
+// VMs returns all VMs by name.
+func (s *Store) VMs() []VM {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := make([]VM, 0, len(s.cat.vms))
+	for _, v := range s.cat.vms {
+		list = append(list, *v)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	return list
+}
+
+// VM returns the VM of that name.
+func (s *Store) VM(name string) (VM, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if v := s.cat.find(name); v != nil {
+		return *v, nil
+	}
+	return VM{}, errs.WithTry(errs.New(errs.NotFound, "no VM is named %q", name), "mountctl vms")
+}
+
+func (c *catalog) find(name string) *VM {
+	for _, v := range c.vms {
+		if v.Name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// Stats are the sizes of a store, in bytes.
+type Stats struct {
+	VMs, Points      int
+	LogicalBytes     int64 // data of all points, as if nothing were shared
+	UniqueBytes      int64 // of that, what is stored once, before compression
+	StoredBytes      int64 // on disk
+	MetadataBytes    int64
+	Containers       int
+	ChunkCacheBytes  int64
+	ChunkCacheBudget int64
+}
+
+// Stats returns the sizes as of the last sealed point.
+func (s *Store) Stats() Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r, c := s.cat.root, s.chunks.CacheStats()
+	return Stats{
+		VMs: len(s.cat.vms), Points: int(r.Points), LogicalBytes: r.LogicalBytes, UniqueBytes: r.RawBytes,
+		StoredBytes: r.StoredBytes, MetadataBytes: s.db.SizeBytes(), Containers: len(s.cat.containers),
+		ChunkCacheBytes: c.UsedBytes, ChunkCacheBudget: c.Budget,
+	}
+}
+
+// ID returns the store's identity.
+func (s *Store) ID() chunkstore.StoreID { return s.id }
