@@ -1,0 +1,66 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestCorpusIsMadeFromARealLog writes the seeds of the fuzz targets, made from a real log, when it is asked to.
+func TestCorpusIsMadeFromARealLog(t *testing.T) {
+	if os.Getenv("OVERLAY_CORPUS") == "write" {
+		writeCorpus(t)
+	}
+	for _, name := range []string{"FuzzRecord", "FuzzMark", "FuzzReplay", "FuzzCheckpoint"} {
+		list, err := os.ReadDir(filepath.Join("testdata/fuzz", name))
+		must(t, err)
+		if len(list) == 0 {
+			t.Fatalf("%s has no corpus", name)
+		}
+	}
+}
+
+func writeCorpus(t *testing.T) {
+	m, _, _ := flipLog(t)
+	write := func(target, name string, args ...any) {
+		text := "go test fuzz v1\n"
+		for _, a := range args {
+			switch v := a.(type) {
+			case bool:
+				text += fmt.Sprintf("bool(%v)\n", v)
+			case []byte:
+				text += fmt.Sprintf("[]byte(%q)\n", v)
+			}
+		}
+		dir := filepath.Join("testdata/fuzz", target)
+		must(t, os.MkdirAll(dir, 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+	var bodies [][]byte
+	for name, b := range m {
+		switch {
+		case name == "mark":
+			write("FuzzMark", "mark", b)
+		case filepath.Ext(name) == ".seg":
+			bodies = append(bodies, b[segmentHeaderBytes:])
+			if len(b) > segmentHeaderBytes {
+				write("FuzzRecord", "record-"+name, b[segmentHeaderBytes:][:min(1200, len(b)-segmentHeaderBytes)])
+			}
+		default:
+			var stream []byte
+			for off := 0; off < len(b)/2; off += blockBytes {
+				n := binary.LittleEndian.Uint32(b[off+8:])
+				stream = append(stream, b[off+blockHeaderBytes:][:n]...)
+			}
+			write("FuzzCheckpoint", "stream", true, stream)
+			write("FuzzCheckpoint", "file", false, b)
+		}
+	}
+	for i, b := range bodies {
+		write("FuzzReplay", fmt.Sprint("mended", i), true, false, b, bodies[(i+1)%len(bodies)])
+		write("FuzzReplay", fmt.Sprint("accept", i), true, true, b, bodies[(i+1)%len(bodies)])
+		write("FuzzReplay", fmt.Sprint("raw", i), false, false, b, []byte{})
+	}
+}

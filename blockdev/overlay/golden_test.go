@@ -1,0 +1,66 @@
+package overlay
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"livemount/internal/clock"
+	"livemount/internal/vfs"
+)
+
+// goldenLog is the worked example of FORMAT.md: three records, then a checkpoint, then one record.
+func goldenLog(t *testing.T) image {
+	u := &upper{}
+	o := u.options(Options{
+		FS: vfs.NewMem(), Dir: testDir, SegmentBytes: segmentBytesMin, PrewriteBytes: -1, NoBackground: true,
+		Mount: [16]byte{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf},
+		Clock: &clock.Fixed{T: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)},
+	})
+	l := mustCreate(t, o, []Node{{ID: 7, Size: 65536}})
+	d := mustDevice(t, l, 7)
+	must(t, d.WriteAt(bg(), []byte("hello, log"), 4096))
+	must(t, d.Zero(bg(), 512, 1024))
+	must(t, u.append(l, []byte("meta")))
+	must(t, l.Sync(bg()))
+	must(t, l.Clean(bg()))
+	must(t, d.WriteAt(bg(), []byte("after"), 0))
+	must(t, l.Close())
+	return takeImage(t, o.FS)
+}
+
+// hexdump shows the lines that are not all zero.
+func (m image) hexdump() string {
+	var names []string
+	for n := range m {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	for _, n := range names {
+		fmt.Fprintf(&b, "%s, %d bytes\n", n, len(m[n]))
+		for off := 0; off < len(m[n]); off += 16 {
+			if line := m[n][off:min(off+16, len(m[n]))]; !bytes.Equal(line, make([]byte, len(line))) {
+				fmt.Fprintf(&b, "%06x  % x\n", off, line)
+			}
+		}
+	}
+	return b.String()
+}
+
+func TestFormatIsTheGoldenBytes(t *testing.T) {
+	const name = "testdata/golden.hex"
+	got := goldenLog(t).hexdump()
+	if os.Getenv("OVERLAY_GOLDEN") == "write" {
+		must(t, os.WriteFile(name, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(name)
+	must(t, err)
+	if got != string(want) {
+		t.Fatalf("the format changed; it is now\n%s", got)
+	}
+}
