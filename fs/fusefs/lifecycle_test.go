@@ -45,6 +45,24 @@ func TestUnmountFromOutsideIsNoticed(t *testing.T) {
 	}
 }
 
+func TestAbortedMountLeavesNothing(t *testing.T) {
+	m := mounted(t, config{Size: 1 << 20})
+	f, err := os.Open(m.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if out, err := try(t, "umount", "-f", m.dir); err == nil { // aborts, and then is busy
+		t.Fatalf("umount -f of a mount in use succeeded: %s", out)
+	}
+	if got := m.ask("done"); got != "ok" {
+		t.Fatal(got)
+	}
+	if info, err := fusefs.FindMount(m.dir); !errs.Is(err, errs.NotFound) {
+		t.Errorf("left: %+v, %v", info, err)
+	}
+}
+
 func TestUnmountWhileInUseIsBusy(t *testing.T) {
 	m := mounted(t, config{Size: 1 << 20})
 	f, err := os.Open(m.disk)
@@ -80,14 +98,18 @@ func TestDeadMountIsCleaned(t *testing.T) {
 func TestMountThatHangsIsNotCleaned(t *testing.T) {
 	m := mounted(t, config{Size: 1 << 20})
 	m.cmd.Process.Signal(syscall.SIGSTOP)
+	var ws syscall.WaitStatus
+	if _, err := syscall.Wait4(m.cmd.Process.Pid, &ws, syscall.WUNTRACED, nil); err != nil || !ws.Stopped() {
+		t.Fatalf("stop: %v, %v", ws, err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if dead, err := fusefs.CleanDead(ctx, m.dir); dead || !errs.Is(err, errs.Unreachable) {
 		t.Errorf("got %v, %v", dead, err)
 	}
 	m.cmd.Process.Signal(syscall.SIGCONT)
-	if got := m.ask("unmount"); got != "ok" {
-		t.Error(got)
+	if dead, err := fusefs.CleanDead(t.Context(), m.dir); dead || err != nil {
+		t.Errorf("after it went on: %v, %v", dead, err)
 	}
 }
 
