@@ -83,6 +83,13 @@ func TestRawOfBlockDeviceConforms(t *testing.T) {
 	blocktest.TestReader(t, open(t, dev), want)
 }
 
+func TestRawReadsTheSameAfterDropCache(t *testing.T) {
+	path, want := sparse(t, 1<<20)
+	r := open(t, path)
+	r.DropCache(0, r.Size())
+	blocktest.TestReader(t, r, want)
+}
+
 func TestRawThatShrankSaysSo(t *testing.T) {
 	path, _ := sparse(t, 1<<20)
 	r := open(t, path)
