@@ -71,10 +71,18 @@ func (s *Store) putAgain(found map[string][]byte) error {
 	for key, val := range found {
 		p.add([]byte(key), val)
 	}
-	if err := s.write(p); err != nil {
+	if err := s.writeSpare(p); err != nil {
 		s.opts.Log.Warn("metadata was not healed", "err", err)
 	}
 	return nil
+}
+
+// writeSpare writes what the truth holds anyway: not on a disk that is nearly full.
+func (s *Store) writeSpare(p *puts) error {
+	if err := s.opts.AdmitCommit(); err != nil {
+		return err
+	}
+	return s.write(p)
 }
 
 // mapEntry returns a leaf or a directory page that a point added.
@@ -96,7 +104,7 @@ func (s *Store) mapEntry(ctx context.Context, kind PartKind, l LineageID, n uint
 func (s *Store) healEntry(key, raw []byte) {
 	p := &puts{}
 	p.add(key, raw)
-	if err := s.write(p); err != nil {
+	if err := s.writeSpare(p); err != nil {
 		s.opts.Log.Warn("metadata was not healed", "err", err)
 		return
 	}

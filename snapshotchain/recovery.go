@@ -317,7 +317,7 @@ func (s *Store) record(ctx context.Context, ch *change) (uint64, error) {
 }
 
 func (s *Store) recordLocked(ctx context.Context, ch *change) (uint64, error) {
-	if err := s.writable(); err != nil {
+	if err := firstError(s.writable(), s.opts.AdmitCommit()); err != nil {
 		return 0, err
 	}
 	n, err := s.chunks.Journal().Append(mustJSON(ch))
@@ -340,6 +340,15 @@ func (s *Store) writable() error {
 	defer s.mu.RUnlock()
 	if s.broken != nil {
 		return errs.WithTry(fmt.Errorf("store takes no more changes: %w", s.broken), "restart livemountd")
+	}
+	return nil
+}
+
+func firstError(list ...error) error {
+	for _, err := range list {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -24,11 +24,12 @@ type Options struct {
 	Clock clock.Clock
 	Log   *slog.Logger
 
-	Containers     string // folder of the containers in FS; default Dir/containers
-	ContainerBytes int64  // default 64 MiB
-	ChunkCache     int64  // bytes of decoded chunks; default 64 MiB
-	LeafCache      int64  // bytes of resolved leaves; default 32 MiB
-	Admit          func(n int64) error
+	Containers     string              // folder of the containers in FS; default Dir/containers
+	ContainerBytes int64               // default 64 MiB
+	ChunkCache     int64               // bytes of decoded chunks; default 64 MiB
+	LeafCache      int64               // bytes of resolved leaves; default 32 MiB
+	Admit          func(n int64) error // asked before containers grow by n bytes; nil is always
+	AdmitCommit    func() error        // asked before a change is recorded; nil is always
 }
 
 func (o *Options) setDefaults() {
@@ -37,6 +38,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Containers == "" {
 		o.Containers = filepath.Join(o.Dir, "containers")
+	}
+	if o.AdmitCommit == nil {
+		o.AdmitCommit = func() error { return nil }
 	}
 	if o.LeafCache == 0 {
 		o.LeafCache = 32 << 20
@@ -166,7 +170,9 @@ func (s *Store) addDamage(list ...string) {
 // recordBad remembers a bad chunk across restarts, so that nothing is deduplicated against it.
 func (s *Store) recordBad(p chunkstore.Ptr, cause error) {
 	s.addDamage(fmt.Sprintf("record %s: %v", p, cause))
-	if err := s.db.Update(func(tx kv.Tx) error { return tx.Put(keyBad(p), []byte(cause.Error())) }); err != nil {
+	list := &puts{}
+	list.add(keyBad(p), []byte(cause.Error()))
+	if err := s.writeSpare(list); err != nil {
 		s.opts.Log.Warn("bad chunk was not recorded", "chunk", p.String(), "err", err)
 	}
 }

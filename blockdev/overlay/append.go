@@ -209,10 +209,11 @@ func (n *node) resize(size int64, live *liveCount) {
 // sizeEnd is behind every offset of every node.
 const sizeEnd = 1 << 62
 
-// forget drops a node. The caller holds index.
+// forget empties a node. The caller holds index.
 func (l *Log) forget(id uint64) {
 	if n := l.nodes[id]; n != nil {
 		n.clear(0, sizeEnd, &l.live)
-		delete(l.nodes, id)
+		n.sizeKnown = false
+		n.size.Store(n.given)
 	}
 }

@@ -150,13 +150,25 @@ func (l *Log) SetSize(ctx context.Context, node uint64, size int64) error {
 	return l.log(ctx, essentials{kindSize, node, size, 0}, nil, nil)
 }
 
-// Forget drops a node and all its bytes. Its devices must not be used any more. NotFound when there is
-// no such node.
-func (l *Log) Forget(ctx context.Context, node uint64) error {
-	if _, err := l.Device(node); err != nil {
-		return err
+// Forget drops a node without a base, and all its bytes. Its devices must not be used any more. The id
+// can be added again and is a new node then. NotFound when there is no such node.
+func (l *Log) Forget(ctx context.Context, id uint64) error {
+	l.index.RLock()
+	n := l.nodes[id]
+	l.index.RUnlock()
+	if n == nil || !n.attached {
+		return errs.New(errs.NotFound, "overlay node %d", id)
 	}
-	return l.log(ctx, essentials{kindForget, node, 0, 0}, nil, nil)
+	if n.base != nil {
+		return errs.New(errs.Invalid, "overlay node %d has a base and cannot be forgotten", id)
+	}
+	return l.log(ctx, essentials{kindForget, id, 0, 0}, nil, func() { l.drop(id) })
+}
+
+func (l *Log) drop(id uint64) {
+	l.index.Lock()
+	defer l.index.Unlock()
+	delete(l.nodes, id)
 }
 
 // Append logs a payload of the layer above, at most 1 MiB (less in small segments), and runs apply

@@ -50,6 +50,7 @@ type node struct {
 	base      blockdev.Reader // nil is all zeroes
 	attached  bool            // given by the caller, not only found in the log
 	size      atomic.Int64    // bytes
+	given     int64           // the size that the caller gave
 	sizeKnown bool            // a record set the size; it wins over the caller's
 	extents   btree.Map[int64, extent]
 }

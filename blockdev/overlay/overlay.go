@@ -220,7 +220,7 @@ func (l *Log) Add(n Node) error {
 	if have.attached {
 		return errs.New(errs.Exists, "overlay node %d is there already", n.ID)
 	}
-	have.attached, have.base = true, n.Base
+	have.attached, have.base, have.given = true, n.Base, n.Size
 	if !have.sizeKnown {
 		have.size.Store(n.Size)
 	}

@@ -3,7 +3,6 @@ package overlay
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"math"
 )
 
 const (
@@ -47,10 +46,16 @@ func (e essentials) payloadOffset() int64 { return headerBytes + tableBytes(e.pa
 func (e essentials) bytes() int64 { return e.payloadOffset() + align8(e.payload()) }
 
 func (e essentials) plausible() bool {
-	if e.off < 0 || e.length < 0 || e.length > math.MaxInt64-e.off || e.payload() > payloadMax {
+	if e.off < 0 || e.length < 0 || e.length > sizeEnd || e.off > sizeEnd-e.length || e.payload() > payloadMax {
 		return false
 	}
-	return e.kind != kindData || e.length > 0
+	switch e.kind {
+	case kindData, kindZero:
+		return e.length > 0
+	case kindSize:
+		return e.off < sizeEnd
+	}
+	return true
 }
 
 func align8(n int64) int64 { return (n + 7) &^ 7 }

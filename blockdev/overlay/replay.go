@@ -204,10 +204,10 @@ func (r *replayer) broken() (done bool, err error) {
 		return true, r.tear()
 	case !ok:
 		return true, r.lostTail()
-	case f.seq == r.want+1:
+	case f.seq == r.want+1 && f.prev.plausible():
 		return false, r.heal(f)
 	}
-	err = r.lost(f.seq-r.want, "several records in a row")
+	err = r.lost(f.seq-r.want, "the next good record does not tell what they were")
 	r.want, r.pos = f.seq, f.pos()
 	return false, err
 }
@@ -254,17 +254,13 @@ func (r *replayer) lostTail() error {
 
 // heal brings back the one record before f, of which f tells all but the payload.
 func (r *replayer) heal(f found) error {
-	e := f.prev
-	if !e.plausible() {
-		return r.lost(1, "its successor does not tell what it was")
-	}
 	places := []Position{r.pos}
 	for _, s := range r.segments {
 		if s.number > r.pos.Segment && s.number <= f.seg.number {
 			places = append(places, Position{s.number, segmentHeaderBytes})
 		}
 	}
-	return r.restore(e, places, f.pos(), f.seq)
+	return r.restore(f.prev, places, f.pos(), f.seq)
 }
 
 // restore applies a record whose header is rotten. Its payload and checksums may well be good: then

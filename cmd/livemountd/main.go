@@ -1,0 +1,10 @@
+// Command livemountd owns a store and serves its API.
+package main
+
+import (
+	"os"
+
+	"livemount/server/daemon"
+)
+
+func main() { os.Exit(daemon.Main(os.Args[1:], os.Stderr)) }

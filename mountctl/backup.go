@@ -1,0 +1,210 @@
+package mountctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"livemount/internal/errs"
+	"livemount/server/api"
+)
+
+type backupFlags struct {
+	disks, changed []string
+	full, detach   bool
+	config         string
+}
+
+func (a *app) backupCmd() *cobra.Command {
+	var f backupFlags
+	c := &cobra.Command{
+		Use:   "backup VM --disk NAME=SOURCE [--disk NAME=SOURCE…]",
+		Short: "Take in the disks of a VM as a new point in time",
+		Long: `backup reads the disks of a VM and keeps them as a new point in time: all of them,
+or none. A source is an image file or a block device on livemountd's machine; take
+a snapshot of a disk in use first. The first backup reads everything; later ones
+compare with the newest point and keep what changed, in pages of 4 KiB.
+
+With --changed nothing but the listed extents is read. The file is a JSON list, in
+ascending order: [{"offset": 0, "length": 65536}, …], in bytes; - is standard input.
+With several disks it is given for each: --changed sda=FILE.`,
+		Example: `  mountctl backup web --disk sda=/images/web.raw
+  mountctl backup db --disk sda=/dev/vg0/db-snap --disk sdb=data.img --config db.xml
+  mountctl backup web --disk sda=/images/web.raw --changed extents.json --output json`,
+		Args: args(1, 1),
+	}
+	c.Flags().StringArrayVar(&f.disks, "disk", nil, "NAME=SOURCE, once for each disk")
+	c.Flags().StringArrayVar(&f.changed, "changed", nil, "[NAME=]FILE with the extents that may have changed")
+	c.Flags().BoolVar(&f.full, "full", false, "read everything and compare with nothing")
+	c.Flags().StringVar(&f.config, "config", "", "a configuration to keep with the point (.vmx, libvirt XML, anything)")
+	c.Flags().BoolVar(&f.detach, "detach", false, "do not wait; print the job")
+	c.RunE = func(c *cobra.Command, list []string) error { return a.backup(c.Context(), list[0], &f) }
+	return c
+}
+
+func (a *app) backup(ctx context.Context, vm string, f *backupFlags) error {
+	req, err := a.backupRequest(vm, f)
+	if err != nil {
+		return err
+	}
+	var j api.Job
+	if err := a.call(ctx, "POST", "/v1/backups", nil, req, &j); err != nil {
+		return err
+	}
+	if f.detach {
+		return a.show(&j, func(w io.Writer) { fmt.Fprintf(w, "job %s\n", j.Job) })
+	}
+	if err := a.follow(ctx, &j); err != nil {
+		return err
+	}
+	return a.show(j.Result, func(w io.Writer) { backupTable(w, j.Result) })
+}
+
+func backupTable(w io.Writer, b *api.Backup) {
+	rows := [][]string{{"DISK", "SIZE", "READ", "CHANGED", "STORED", "MODE"}}
+	for _, d := range b.Disks {
+		rows = append(rows, []string{d.Name, size(d.SizeBytes), size(d.ReadBytes), size(d.ChangedBytes), size(d.StoredBytes), d.Mode})
+	}
+	fmt.Fprintf(w, "point %s of %s, %s, in %s\n", short(b.Point), b.VM, when(b.Time), seconds(b.ElapsedSeconds))
+	table(w, rows)
+	for _, n := range b.Notes {
+		fmt.Fprintf(w, "note: %s\n", n)
+	}
+}
+
+func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, error) {
+	if len(f.disks) == 0 {
+		return nil, errs.WithTry(errs.New(errs.Invalid, "no disk was named"), "mountctl backup %s --disk sda=/images/%s.raw", vm, vm)
+	}
+	req := &api.BackupRequest{VM: vm, Full: f.full}
+	for _, d := range f.disks {
+		name, source, ok := strings.Cut(d, "=")
+		if !ok || name == "" || source == "" {
+			return nil, errs.WithTry(errs.New(errs.Invalid, "--disk %q is not NAME=SOURCE", d), "--disk sda=%s", d)
+		}
+		abs, err := filepath.Abs(source)
+		if err != nil {
+			return nil, err
+		}
+		req.Disks = append(req.Disks, api.DiskSource{Name: name, Source: abs})
+	}
+	if f.full && len(f.changed) > 0 {
+		return nil, errs.New(errs.Invalid, "--full reads everything: --changed makes no sense with it")
+	}
+	for _, c := range f.changed {
+		if err := a.addChanged(req, c); err != nil {
+			return nil, err
+		}
+	}
+	if f.config != "" {
+		b, err := readLimited(f.config, maxConfig)
+		if err != nil {
+			return nil, err
+		}
+		req.Config = &api.ConfigFile{Name: filepath.Base(f.config), Data: b}
+	}
+	return req, nil
+}
+
+const maxConfig = 4 << 20
+
+func readLimited(path string, limit int64) ([]byte, error) {
+	r, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = errs.New(errs.Invalid, "%s has more than %d MiB", path, limit>>20)
+	}
+	return b, err
+}
+
+// openRegular opens a file for reading; anything else could hang.
+func openRegular(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errs.New(errs.Invalid, "%s is not a regular file", path)
+	}
+	return os.Open(path)
+}
+
+// addChanged reads a list of extents for the disk that it is meant for.
+func (a *app) addChanged(req *api.BackupRequest, arg string) error {
+	disk, path := &req.Disks[0], arg
+	if name, rest, ok := strings.Cut(arg, "="); ok && findDisk(req, name) != nil {
+		disk, path = findDisk(req, name), rest
+	} else if len(req.Disks) > 1 {
+		return errs.WithTry(errs.New(errs.Invalid, "--changed %q does not say which disk it is for", arg), "--changed %s=%s", disk.Name, arg)
+	}
+	if disk.Changed != nil {
+		return errs.New(errs.Invalid, "disk %s has two lists of changed extents", disk.Name)
+	}
+	var r io.Reader = a.in
+	if path != "-" {
+		f, err := openRegular(path)
+		if err != nil {
+			return errs.New(errs.KindOf(err), "changed extents: %w", err)
+		}
+		defer f.Close()
+		r = f
+	}
+	list, err := ReadExtents(r)
+	if err != nil {
+		return errs.WithTry(errs.New(errs.KindOf(err), "changed extents %s: %w", path, err), "%s", errs.TryOf(err))
+	}
+	disk.Changed = &list
+	return nil
+}
+
+func findDisk(req *api.BackupRequest, name string) *api.DiskSource {
+	for i := range req.Disks {
+		if req.Disks[i].Name == name {
+			return &req.Disks[i]
+		}
+	}
+	return nil
+}
+
+// follow waits for a job, showing its progress. When the caller gives up, the job is canceled.
+func (a *app) follow(ctx context.Context, j *api.Job) error {
+	p := newProgress(a.err)
+	defer p.end()
+	for !j.Finished() {
+		p.show(j)
+		err := a.call(ctx, "GET", "/v1/jobs/"+j.Job, url.Values{"wait": {p.interval()}}, nil, j)
+		if ctx.Err() != nil {
+			return a.cancel(context.WithoutCancel(ctx), j)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if j.Error != nil {
+		return j.Error.Err()
+	}
+	return nil
+}
+
+// cancel ends the job and waits until nothing of it is left.
+func (a *app) cancel(ctx context.Context, j *api.Job) error {
+	err := a.call(ctx, "DELETE", "/v1/jobs/"+j.Job, nil, nil, j)
+	if err == nil {
+		err = a.call(ctx, "GET", "/v1/jobs/"+j.Job, url.Values{"wait": {"30"}}, nil, j)
+	}
+	if err == nil && j.State == "done" {
+		return errs.New(errs.Canceled, "canceled too late: job %s was done", j.Job)
+	}
+	return errors.Join(errs.New(errs.Canceled, "job %s was canceled; nothing of it is left", j.Job), err)
+}

@@ -1,0 +1,225 @@
+package mountctl
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"livemount/internal/errs"
+	"livemount/server/api"
+)
+
+func (a *app) mountCmd() *cobra.Command {
+	var readOnly bool
+	var resume string
+	c := &cobra.Command{
+		Use:   "mount VM@TIME DIR",
+		Short: "Show a point in time under a folder as writable disks",
+		Long: `mount shows the disks of a point as DIR/<disk>.raw, at once and without copying
+anything. They can be written: what is written goes to a log beside the point,
+which never changes. DIR must be empty, or missing in a folder that exists.
+
+A mount comes back when livemountd or the machine starts again. --resume brings a
+kept mount back with what was written to it.`,
+		Example: `  mountctl mount web@latest /mnt/web
+  losetup -fP --show /mnt/web/sda.raw
+  mountctl mount web@2026-11-20 /mnt/old --read-only
+  mountctl mount --resume 7c1e /mnt/web`,
+		Args: args(1, 2),
+	}
+	c.Flags().BoolVar(&readOnly, "read-only", false, "refuse writes; needs no log")
+	c.Flags().StringVar(&resume, "resume", "", "a kept mount, by its id or the beginning of it")
+	c.RunE = func(c *cobra.Command, list []string) error {
+		if resume != "" {
+			return a.resume(c.Context(), resume, list, readOnly)
+		}
+		if len(list) != 2 {
+			return errs.WithTry(errs.New(errs.Invalid, "usage: %s", c.UseLine()), "mountctl mount web@latest /mnt/web")
+		}
+		return a.mount(c.Context(), list[0], list[1], readOnly)
+	}
+	return c
+}
+
+func (a *app) mount(ctx context.Context, ref, dir string, readOnly bool) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	var m api.Mount
+	err = a.call(ctx, "POST", "/v1/mounts", nil, &api.MountRequest{Ref: ref, Path: abs, ReadOnly: readOnly}, &m)
+	if err != nil {
+		return err
+	}
+	return a.show(&m, func(w io.Writer) { mounted(w, &m) })
+}
+
+func (a *app) resume(ctx context.Context, id string, list []string, readOnly bool) error {
+	if len(list) != 1 || readOnly {
+		return errs.WithTry(errs.New(errs.Invalid, "usage: mountctl mount --resume MOUNT DIR"), "mountctl mounts")
+	}
+	abs, err := filepath.Abs(list[0])
+	if err != nil {
+		return err
+	}
+	var m api.Mount
+	if err := a.call(ctx, "POST", "/v1/mounts/"+url.PathEscape(id)+"/resume", nil, &api.ResumeRequest{Path: abs}, &m); err != nil {
+		return err
+	}
+	return a.show(&m, func(w io.Writer) { mounted(w, &m) })
+}
+
+func mounted(w io.Writer, m *api.Mount) {
+	fmt.Fprintf(w, "mount %s: %s of %s, in %s\n", short(m.Mount), m.VM, when(m.PointTime), seconds(m.ElapsedSeconds))
+	for _, d := range m.Disks {
+		fmt.Fprintln(w, d.Path)
+	}
+}
+
+func (a *app) mountsCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "mounts", Short: "List the mounts",
+		Long: `mounts lists what is mounted, what was kept to be mounted again, and what failed to
+come back, with the reason.`,
+		Example: "  mountctl mounts\n  mountctl mounts --output json", Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			var v api.Mounts
+			if err := a.call(c.Context(), "GET", "/v1/mounts", nil, nil, &v); err != nil {
+				return err
+			}
+			return a.show(&v, func(w io.Writer) { mountTable(w, v.Mounts) })
+		},
+	}
+}
+
+func mountTable(w io.Writer, mounts []api.Mount) {
+	rows := [][]string{{"MOUNT", "VM", "POINT", "STATE", "MODE", "WRITTEN", "PATH"}}
+	for _, m := range mounts {
+		mode := "writable"
+		if m.ReadOnly {
+			mode = "read-only"
+		}
+		rows = append(rows, []string{short(m.Mount), m.VM, when(m.PointTime), m.State, mode, size(m.WrittenBytes), m.Path})
+	}
+	table(w, rows)
+	for _, m := range mounts {
+		if m.Reason != "" {
+			fmt.Fprintf(w, "%s: %s\n", short(m.Mount), m.Reason)
+		}
+	}
+}
+
+func (a *app) unmountCmd() *cobra.Command {
+	var req api.UnmountRequest
+	var yes bool
+	c := &cobra.Command{
+		Use: "unmount MOUNT|DIR", Aliases: []string{"umount"},
+		Short: "End a mount; discard or keep what was written to it",
+		Long: `unmount ends a mount, named by its id, the beginning of that, or its folder. What
+was written to it is discarded, after asking, or kept with --keep for
+mount --resume. The point is not touched either way.`,
+		Example: `  mountctl unmount /mnt/web --yes
+  mountctl unmount 7c1e --keep`,
+		Args: args(1, 1),
+	}
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "discard without asking")
+	c.Flags().BoolVar(&req.Keep, "keep", false, "keep what was written")
+	c.Flags().BoolVar(&req.Force, "force", false, "also when programs have files open there")
+	c.Flags().BoolVar(&req.DryRun, "dry-run", false, "only show what would go")
+	c.RunE = func(c *cobra.Command, list []string) error { return a.unmount(c.Context(), list[0], &req, yes) }
+	return c
+}
+
+func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest, yes bool) error {
+	m, err := a.findMount(ctx, name)
+	if err != nil {
+		return err
+	}
+	if req.DryRun {
+		return a.show(m, func(w io.Writer) { fmt.Fprintln(w, whatGoes(m, req)) })
+	}
+	if !req.Keep && !yes && m.WrittenBytes > 0 {
+		if err := a.confirm(whatGoes(m, req)); err != nil {
+			return err
+		}
+	}
+	var out api.Mount
+	if err := a.call(ctx, "POST", "/v1/mounts/"+m.Mount+"/unmount", nil, req, &out); err != nil {
+		return err
+	}
+	return a.show(&out, func(w io.Writer) {
+		fmt.Fprintf(w, "mount %s ended, %s\n", short(out.Mount), map[bool]string{true: "kept: mountctl mount --resume " + short(out.Mount) + " DIR", false: "its writes are gone"}[req.Keep])
+	})
+}
+
+func whatGoes(m *api.Mount, req *api.UnmountRequest) string {
+	if req.Keep {
+		return fmt.Sprintf("mount %s of %s at %s would end; %s written to it would be kept", short(m.Mount), m.VM, m.Path, size(m.WrittenBytes))
+	}
+	return fmt.Sprintf("%s written to mount %s of %s at %s would be lost for good", size(m.WrittenBytes), short(m.Mount), m.VM, m.Path)
+}
+
+// findMount finds a mount by id, prefix or folder.
+func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
+	var v api.Mounts
+	if err := a.call(ctx, "GET", "/v1/mounts", nil, nil, &v); err != nil {
+		return nil, err
+	}
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
+	}
+	var found []*api.Mount
+	for i := range v.Mounts {
+		m := &v.Mounts[i]
+		if strings.HasPrefix(m.Mount, strings.ToLower(name)) || m.Path == abs {
+			found = append(found, m)
+		}
+	}
+	if len(found) > 1 { // a folder that a kept mount had before
+		found = served(found)
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, errs.WithTry(errs.New(errs.NotFound, "no mount is %q", name), "mountctl mounts")
+	default:
+		return nil, errs.WithTry(errs.New(errs.Invalid, "%q means several mounts", name), "mountctl mounts")
+	}
+}
+
+func served(list []*api.Mount) []*api.Mount {
+	var out []*api.Mount
+	for _, m := range list {
+		if m.State == "mounted" {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// confirm asks a person. Without one there to answer, --yes is needed.
+func (a *app) confirm(what string) error {
+	fmt.Fprintln(a.err, what+".")
+	f, ok := a.in.(*os.File)
+	if !ok || !isTerminal(f) {
+		return errs.WithTry(errs.New(errs.Invalid, "nobody is there to confirm"), "--yes, or --keep")
+	}
+	fmt.Fprint(a.err, "Discard it? [y/N] ")
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
+		return errs.New(errs.Canceled, "nothing was changed")
+	}
+	return nil
+}

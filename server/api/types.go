@@ -1,0 +1,220 @@
+// Package api holds the types of livemountd's HTTP API and its client. All paths begin with /v1; bodies
+// are JSON, times RFC 3339 in UTC, sizes bytes, ids lower-case hex. Fields are only ever added.
+package api
+
+import "time"
+
+// Range is a range of a disk in bytes.
+type Range struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
+}
+
+// BackupRequest is the body of POST /v1/backups.
+type BackupRequest struct {
+	VM     string       `json:"vm"`
+	Disks  []DiskSource `json:"disks"`
+	Full   bool         `json:"full,omitempty"`
+	Config *ConfigFile  `json:"config,omitempty"`
+}
+
+// DiskSource says where the bytes of a disk are: a path on the server's machine.
+type DiskSource struct {
+	Name   string `json:"name"`
+	Source string `json:"source"`
+	// Changed lists what may differ from the newest point; null means that all is compared.
+	Changed *[]Range `json:"changed,omitempty"`
+}
+
+// ConfigFile is a configuration that is kept with a point.
+type ConfigFile struct {
+	Name string `json:"name"`
+	Data []byte `json:"data"` // base64
+}
+
+// Backup is the result of a backup.
+type Backup struct {
+	VM             string       `json:"vm"`
+	Point          string       `json:"point"`
+	Time           time.Time    `json:"time"`
+	Disks          []BackupDisk `json:"disks"`
+	ElapsedSeconds float64      `json:"elapsed_seconds"`
+	Notes          []string     `json:"notes,omitempty"`
+	Job            string       `json:"job"`
+}
+
+// BackupDisk tells what was done with a disk.
+type BackupDisk struct {
+	Name         string `json:"name"`
+	SizeBytes    int64  `json:"size_bytes"`
+	ReadBytes    int64  `json:"read_bytes"`
+	ChangedBytes int64  `json:"changed_bytes"`
+	StoredBytes  int64  `json:"stored_bytes"`
+	DataBytes    int64  `json:"data_bytes"`
+	Mode         string `json:"mode"` // full, compare or list
+	Root         string `json:"root"` // root hash of the content
+}
+
+// VM is a machine with points.
+type VM struct {
+	VM         string    `json:"vm"`
+	ID         string    `json:"id"`
+	Disks      []string  `json:"disks"`
+	Points     int       `json:"points"`
+	Latest     string    `json:"latest"`
+	LatestTime time.Time `json:"latest_time"`
+	Created    time.Time `json:"created"`
+}
+
+// VMs is the body of GET /v1/vms.
+type VMs struct {
+	VMs []VM `json:"vms"`
+}
+
+// Point is a point in time.
+type Point struct {
+	VM          string       `json:"vm"`
+	Point       string       `json:"point"`
+	Time        time.Time    `json:"time"`
+	Parent      *string      `json:"parent"` // null for the first
+	Consistency string       `json:"consistency"`
+	Disks       []BackupDisk `json:"disks"`
+	Config      *PointConfig `json:"config,omitempty"`
+	Notes       []string     `json:"notes,omitempty"`
+	Mounts      []string     `json:"mounts,omitempty"`
+}
+
+// PointConfig tells which configuration was captured.
+type PointConfig struct {
+	Name      string `json:"name"`
+	SizeBytes int64  `json:"size_bytes"`
+}
+
+// Points is the body of GET /v1/points?vm=NAME, oldest first, and of GET /v1/points?ref=VM@TIME.
+type Points struct {
+	Points []Point `json:"points"`
+}
+
+// MountRequest is the body of POST /v1/mounts.
+type MountRequest struct {
+	Ref      string `json:"ref"`  // VM@TIME
+	Path     string `json:"path"` // absolute
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// ResumeRequest is the body of POST /v1/mounts/ID/resume.
+type ResumeRequest struct {
+	Path string `json:"path"`
+}
+
+// UnmountRequest is the body of POST /v1/mounts/ID/unmount. ID may be a unique prefix of an id, or, as
+// the query parameter path, the folder.
+type UnmountRequest struct {
+	Keep  bool `json:"keep,omitempty"`  // keep what was written
+	Force bool `json:"force,omitempty"` // also when files are open there
+	// DryRun only tells what would go.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// Mount is a point that is, or was, mounted.
+type Mount struct {
+	Mount          string      `json:"mount"`
+	VM             string      `json:"vm"`
+	Point          string      `json:"point"`
+	PointTime      time.Time   `json:"point_time"`
+	Path           string      `json:"path"`
+	State          string      `json:"state"` // mounted, kept or failed
+	Reason         string      `json:"reason,omitempty"`
+	ReadOnly       bool        `json:"read_only"`
+	Disks          []MountDisk `json:"disks"`
+	Created        time.Time   `json:"created"`
+	OverlayBytes   int64       `json:"overlay_bytes"` // what it takes on disk
+	WrittenBytes   int64       `json:"written_bytes"` // what differs from the point
+	ElapsedSeconds float64     `json:"elapsed_seconds,omitempty"`
+}
+
+// MountDisk is a disk of a mount.
+type MountDisk struct {
+	Name      string `json:"name"`
+	Path      string `json:"path"`
+	SizeBytes int64  `json:"size_bytes"`
+}
+
+// Mounts is the body of GET /v1/mounts.
+type Mounts struct {
+	Mounts []Mount `json:"mounts"`
+}
+
+// Job is a piece of work with its steps.
+type Job struct {
+	Job      string     `json:"job"`
+	Kind     string     `json:"kind"`
+	Subject  string     `json:"subject"`
+	State    string     `json:"state"` // waiting, running, done, failed, canceled or interrupted
+	Started  time.Time  `json:"started"`
+	Ended    *time.Time `json:"ended"`
+	Steps    []Step     `json:"steps"`
+	Progress *Progress  `json:"progress,omitempty"`
+	Result   *Backup    `json:"result,omitempty"`
+	Error    *Error     `json:"error,omitempty"`
+}
+
+// Finished says whether the job will not change any more.
+func (j *Job) Finished() bool { return j.Ended != nil }
+
+// Step is a part of a job.
+type Step struct {
+	Name    string     `json:"name"`
+	Started time.Time  `json:"started"`
+	Ended   *time.Time `json:"ended"`
+}
+
+// Progress tells how far a job is. Rates are over the whole time so far.
+type Progress struct {
+	TotalBytes     int64    `json:"total_bytes"`
+	LookedBytes    int64    `json:"looked_bytes"` // of the total: read, or known to be unchanged
+	ReadBytes      int64    `json:"read_bytes"`
+	ChangedBytes   int64    `json:"changed_bytes"`
+	StoredBytes    int64    `json:"stored_bytes"`
+	BytesPerSecond float64  `json:"bytes_per_second"`
+	SecondsLeft    *float64 `json:"seconds_left"` // null while unknown
+}
+
+// Jobs is the body of GET /v1/jobs, newest first.
+type Jobs struct {
+	Jobs []Job `json:"jobs"`
+}
+
+// Status is the body of GET /v1/status.
+type Status struct {
+	Version       string   `json:"version"`
+	Store         string   `json:"store"`
+	Data          string   `json:"data"`
+	VMs           int      `json:"vms"`
+	Points        int      `json:"points"`
+	Mounts        int      `json:"mounts"`
+	LogicalBytes  int64    `json:"logical_bytes"` // data of all points, as if nothing were shared
+	SharedBytes   int64    `json:"shared_bytes"`  // of that, what is not stored again
+	UniqueBytes   int64    `json:"unique_bytes"`  // the rest, before compression
+	StoredBytes   int64    `json:"stored_bytes"`  // on disk
+	MetadataBytes int64    `json:"metadata_bytes"`
+	OverlayBytes  int64    `json:"overlay_bytes"`
+	Ratio         float64  `json:"ratio"` // logical to stored
+	FreeBytes     int64    `json:"free_bytes"`
+	Healthy       bool     `json:"healthy"`
+	ReadOnly      string   `json:"read_only,omitempty"` // why no changes are taken
+	Damage        []string `json:"damage"`
+	UptimeSeconds float64  `json:"uptime_seconds"`
+}
+
+// Error is the body of every answer that is not 2xx, as {"error": …}.
+type Error struct {
+	Kind    string `json:"kind"`
+	Message string `json:"message"`
+	Try     string `json:"try,omitempty"`
+}
+
+// ErrorBody wraps an Error.
+type ErrorBody struct {
+	Error Error `json:"error"`
+}

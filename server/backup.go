@@ -1,0 +1,129 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"livemount/blockdev/image"
+	"livemount/fs/fusefs"
+	"livemount/ingest"
+	"livemount/internal/errs"
+	"livemount/server/api"
+	"livemount/snapshotchain"
+)
+
+// maxConfig bounds a captured configuration, in bytes.
+const maxConfig = 4 << 20
+
+// startBackup checks a request and starts its job. The sources are open when it returns, so that a
+// wrong path is said at once.
+func (s *Server) startBackup(req *api.BackupRequest) (*job, error) {
+	r, err := s.backupRequest(req)
+	if err != nil {
+		return nil, err
+	}
+	var c ingest.Counters
+	began := s.clock.Now()
+	j, err := s.jobs.start("backup", req.VM, &c, func(ctx context.Context, j *job, step func(string)) (*api.Backup, error) {
+		defer closeSources(r)
+		p, err := ingest.Run(ctx, s.store, *r, &c, step)
+		if err != nil {
+			return nil, err
+		}
+		b := backupView(req.VM, &p)
+		b.ElapsedSeconds, b.Job = s.clock.Now().Sub(began).Seconds(), j.view.Job
+		return b, nil
+	})
+	if err != nil {
+		closeSources(r)
+	}
+	return j, err
+}
+
+func closeSources(r *ingest.Request) {
+	for _, d := range r.Disks {
+		d.Source.Close() // opened for reading: nothing can be lost
+	}
+}
+
+func (s *Server) backupRequest(req *api.BackupRequest) (*ingest.Request, error) {
+	if err := snapshotchain.CheckVMName(req.VM); err != nil {
+		return nil, err
+	}
+	if len(req.Disks) == 0 {
+		return nil, errs.New(errs.Invalid, "backup of %s without a disk", req.VM)
+	}
+	r := &ingest.Request{VM: req.VM}
+	if c := req.Config; c != nil {
+		if len(c.Data) > maxConfig {
+			return nil, errs.New(errs.Invalid, "configuration %s of %d bytes; at most %d", c.Name, len(c.Data), maxConfig)
+		}
+		r.Info.Config, r.Info.ConfigName = append([]byte{}, c.Data...), filepath.Base(c.Name)
+	}
+	for i := range req.Disks {
+		d, err := openSource(&req.Disks[i], req.Full)
+		if err != nil {
+			closeSources(r)
+			return nil, errs.WithTry(err, "%s", errs.TryOf(err))
+		}
+		r.Disks = append(r.Disks, *d)
+	}
+	return r, nil
+}
+
+func openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) {
+	if err := snapshotchain.CheckDiskName(d.Name); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(d.Source) {
+		return nil, errs.New(errs.Invalid, "disk %s: %q is not an absolute path", d.Name, d.Source)
+	}
+	if err := notOurs(d.Source); err != nil {
+		return nil, err
+	}
+	src, err := image.OpenRaw(d.Source)
+	if err != nil {
+		return nil, errs.New(errs.KindOf(err), "disk %s: %w", d.Name, err)
+	}
+	disk := &ingest.Disk{Name: d.Name, From: d.Source, Source: src, Full: full}
+	if d.Changed == nil {
+		return disk, nil
+	}
+	disk.Listed = true
+	for _, r := range *d.Changed {
+		disk.Changed = append(disk.Changed, snapshotchain.ByteRange{Offset: r.Offset, Length: r.Length})
+	}
+	if err := ingest.CheckRanges(disk.Changed, src.Size()); err != nil {
+		return nil, errors.Join(errs.WithTry(errs.New(errs.Invalid, "changed extents of disk %s: %w", d.Name, err), "%s", errs.TryOf(err)), src.Close())
+	}
+	return disk, nil
+}
+
+// notOurs refuses a disk of one of our own mounts: reading it would wait for ourselves.
+func notOurs(path string) error {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return nil // opening it says what is wrong
+	}
+	info, err := fusefs.FindMount(dir)
+	if err == nil && info.Ours() {
+		return errs.WithTry(errs.New(errs.Invalid, "%s is on a mount of Livemount itself", path), "copy the disk first")
+	}
+	return nil
+}
+
+func backupView(vm string, p *snapshotchain.Point) *api.Backup {
+	return &api.Backup{VM: vm, Point: p.ID.String(), Time: p.Time, Disks: diskViews(p), Notes: p.Notes}
+}
+
+func diskViews(p *snapshotchain.Point) []api.BackupDisk {
+	list := make([]api.BackupDisk, 0, len(p.Disks))
+	for _, d := range p.Disks {
+		list = append(list, api.BackupDisk{
+			Name: d.Name, SizeBytes: d.SizeBytes, ReadBytes: d.ReadBytes, ChangedBytes: d.ChangedBytes,
+			StoredBytes: d.StoredBytes, DataBytes: d.DataBytes, Mode: d.Mode, Root: d.Root.String(),
+		})
+	}
+	return list
+}

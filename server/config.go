@@ -1,0 +1,81 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"gopkg.in/yaml.v3"
+
+	"livemount/internal/errs"
+	"livemount/server/api"
+)
+
+// Config is what livemountd is told by its flags or by a YAML file with the same names.
+type Config struct {
+	// Data is the folder of the store.
+	Data string `yaml:"data"`
+	// Listen is unix:PATH or a loopback HOST:PORT.
+	Listen string `yaml:"listen"`
+	// ChunkCacheMiB bounds the decoded chunks in memory; default 64.
+	ChunkCacheMiB int64 `yaml:"chunk_cache_mib"`
+	// ReserveMiB stays free on the disk of the store; default a twentieth of it, 64 to 1024.
+	ReserveMiB int64 `yaml:"reserve_mib"`
+	// Backups that run at the same time; more wait. Default 2.
+	Backups int `yaml:"backups"`
+	// LogLevel is debug, info, warn or error; default info.
+	LogLevel string `yaml:"log_level"`
+}
+
+// ReadConfig reads a YAML file. An unknown name is an error.
+func ReadConfig(path string, into *Config) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return errs.New(errs.Invalid, "%s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *Config) setDefaults() error {
+	if c.Data == "" {
+		c.Data = api.DefaultData()
+	}
+	var err error
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return err
+	}
+	if c.Listen == "" {
+		c.Listen = "unix:" + filepath.Join(c.Data, "livemountd.sock")
+	}
+	if c.ChunkCacheMiB <= 0 {
+		c.ChunkCacheMiB = 64
+	}
+	if c.Backups <= 0 {
+		c.Backups = 2
+	}
+	return nil
+}
+
+// checkListen refuses addresses that others could reach: there are no users yet.
+func checkListen(network, where string) error {
+	if network == "unix" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(where)
+	if err != nil {
+		return errs.New(errs.Invalid, "listen address %q: %w", where, err)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
+		return nil
+	}
+	return errs.WithTry(errs.New(errs.Denied, "listen address %q: anybody who reaches it could read every disk", where),
+		"a unix socket, or 127.0.0.1:PORT behind an SSH tunnel")
+}

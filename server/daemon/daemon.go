@@ -1,0 +1,143 @@
+// Package daemon is the command line of livemountd: flags, configuration file, signals, logs.
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"livemount/internal/errs"
+	"livemount/server"
+	"livemount/server/api"
+)
+
+const help = `livemountd owns a store of backups and serves it: one process for each store.
+
+It listens on a unix socket that only its user can reach, or on a loopback
+address. It stops cleanly on SIGTERM and SIGINT; mounts come back when it starts
+again, also after kill -9.
+
+Example:
+  livemountd --data /srv/livemount
+  livemountd --config /etc/livemount.yaml
+
+The file holds the same names:
+  data: /srv/livemount
+  listen: unix:/run/livemountd.sock
+  chunk_cache_mib: 64     # decoded chunks in memory
+  reserve_mib: 1024       # of the disk, kept free for the store itself
+  backups: 2              # at the same time
+  log_level: info
+
+Exit codes: 0 stopped, 1 error, 2 usage, 11 store in use, 12 denied, 13 corrupt,
+15 no space, 18 store of a newer version.`
+
+// Main runs livemountd and returns its exit code.
+func Main(args []string, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	cmd := command(stderr)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "livemountd: %v\n", err)
+	if try := errs.TryOf(err); try != "" {
+		fmt.Fprintf(stderr, "Try: %s\n", try)
+	}
+	return errs.KindOf(err).ExitCode()
+}
+
+func command(stderr io.Writer) *cobra.Command {
+	var flags server.Config
+	var file string
+	cmd := &cobra.Command{
+		Use: "livemountd", Short: "Serve a store of backups", Long: help, Version: server.Version,
+		Args: noArgs, SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "YAML file with the same settings; flags win over it")
+	f.StringVar(&flags.Data, "data", "", "folder of the store (default "+api.DefaultData()+")")
+	f.StringVar(&flags.Listen, "listen", "", "unix:PATH or 127.0.0.1:PORT (default unix:DATA/livemountd.sock)")
+	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
+	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
+	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 64 to 1024)")
+	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errs.As(errs.Invalid, err) })
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := merge(file, flags)
+		if err != nil {
+			return err
+		}
+		log, err := logger(stderr, c.LogLevel)
+		if err != nil {
+			return err
+		}
+		return server.Run(cmd.Context(), c, log, notifyReady)
+	}
+	return cmd
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return errs.New(errs.Invalid, "unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// merge reads the file and lets the flags that were given win.
+func merge(file string, flags server.Config) (server.Config, error) {
+	var c server.Config
+	if file != "" {
+		if err := server.ReadConfig(file, &c); err != nil {
+			return c, err
+		}
+	}
+	set(&c.Data, flags.Data)
+	set(&c.Listen, flags.Listen)
+	set(&c.LogLevel, flags.LogLevel)
+	set(&c.ChunkCacheMiB, flags.ChunkCacheMiB)
+	set(&c.ReserveMiB, flags.ReserveMiB)
+	set(&c.Backups, flags.Backups)
+	return c, nil
+}
+
+func set[T comparable](dst *T, v T) {
+	var zero T
+	if v != zero {
+		*dst = v
+	}
+}
+
+func logger(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if level != "" {
+		if err := l.UnmarshalText([]byte(level)); err != nil {
+			return nil, errs.New(errs.Invalid, "log level %q: use debug, info, warn or error", level)
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+}
+
+// notifyReady tells systemd, when it asked to be told, that requests are answered (sd_notify(3)).
+func notifyReady() {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	c.Write([]byte("READY=1")) // systemd gives up on us when this fails, and says so
+}

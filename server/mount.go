@@ -1,0 +1,236 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"livemount/blockdev"
+	"livemount/blockdev/overlay"
+	"livemount/fs"
+	"livemount/fs/fusefs"
+	"livemount/internal/errs"
+	"livemount/internal/vfs"
+	"livemount/server/api"
+	"livemount/snapshotchain"
+)
+
+// mount is a point that is served, or kept to be served again.
+type mount struct {
+	s   *Server
+	dir string // of its record and log
+
+	mu      sync.Mutex // one operation on the mount at a time; guards all below
+	rec     *mountRecord
+	log     *overlay.Log // nil when read-only or not served
+	bases   []*snapshotchain.Disk
+	fuse    *fusefs.Server // nil when not served
+	leaving bool           // an unmount of ours is under way
+	failure error          // why it is not served though it should be
+}
+
+// serve opens the disks and the log and mounts the tree at rec.Path. The caller holds mu.
+func (m *mount) serve(ctx context.Context, fresh bool) error {
+	nodes, err := m.openBases(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.openLog(ctx, nodes, fresh); err != nil {
+		return err
+	}
+	tree, err := m.tree()
+	if err == nil {
+		err = m.mountTree(ctx, tree)
+	}
+	if err != nil {
+		return errors.Join(err, m.release())
+	}
+	return nil
+}
+
+func (m *mount) openBases(ctx context.Context) ([]overlay.Node, error) {
+	var nodes []overlay.Node
+	m.bases = nil
+	for i := range m.rec.Disks {
+		d := &m.rec.Disks[i]
+		base, err := m.s.store.OpenDisk(ctx, &d.Disk)
+		if err != nil {
+			return nil, err
+		}
+		m.bases = append(m.bases, base)
+		nodes = append(nodes, overlay.Node{ID: d.Node, Base: base, Size: base.Size()})
+	}
+	return nodes, nil
+}
+
+func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) error {
+	if m.rec.ReadOnly {
+		return nil
+	}
+	o := overlay.Options{
+		FS: vfs.OS{}, Dir: filepath.Join(m.dir, "log"), Mount: m.s.overlayID(m.rec.ID), Clock: m.s.clock,
+		Log: m.s.log.With("mount", m.rec.ID.String()), Admit: m.s.guard.AdmitMount,
+	}
+	var err error
+	if fresh {
+		m.log, err = overlay.Create(ctx, o, nodes)
+		return err
+	}
+	var rep overlay.Report
+	m.log, rep, err = overlay.Open(ctx, o, nodes)
+	for _, d := range rep.Damage {
+		m.s.log.Error("mount log is damaged", "mount", m.rec.ID.String(), "node", d.Node, "offset", d.Off, "length", d.Len, "why", d.Why)
+	}
+	return err
+}
+
+// overlayID ties the log to the store and to the mount.
+func (s *Server) overlayID(id mountID) (out [16]byte) {
+	store := s.store.ID()
+	copy(out[:8], store[:8])
+	binary.BigEndian.PutUint64(out[8:], uint64(id))
+	return out
+}
+
+func (m *mount) tree() (*fs.Tree, error) {
+	t := fs.New(fs.Options{Clock: m.s.clock, Space: func(context.Context) (vfs.Space, error) { return m.s.guard.Space() }})
+	for i := range m.rec.Disks {
+		d := &m.rec.Disks[i]
+		var data blockdev.Reader = m.bases[i]
+		if m.log != nil {
+			dev, err := m.log.Device(d.Node)
+			if err != nil {
+				return nil, err
+			}
+			data = dev
+		}
+		_, err := t.AddDisk(fs.Disk{
+			ID: fs.NodeID(d.Node), Name: diskFile(d.Disk.Name), Data: data,
+			Allocated: m.allocated(m.log, &d.Disk), Modified: m.rec.PointTime,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func diskFile(disk string) string { return disk + ".raw" }
+
+// allocated tells the bytes that a disk takes up: its point's data, and, not told apart by disk, what the
+// mount wrote.
+func (m *mount) allocated(log *overlay.Log, d *snapshotchain.PointDisk) func() int64 {
+	return func() int64 {
+		n := d.DataBytes
+		if log != nil {
+			n += log.Stats().LiveBytes
+		}
+		return min(n, (d.SizeBytes+blockdev.PageSize-1)/blockdev.PageSize*blockdev.PageSize)
+	}
+}
+
+func (m *mount) mountTree(ctx context.Context, tree *fs.Tree) error {
+	f, err := fusefs.Mount(ctx, tree, fusefs.Options{
+		Dir: m.rec.Path, ReadOnly: m.rec.ReadOnly, AllowOther: os.Geteuid() == 0,
+		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.fuse, m.leaving, m.failure = f, false, nil
+	m.s.watchers.Go(func() {
+		<-f.Done()
+		m.ended(f)
+	})
+	return nil
+}
+
+// ended is called when a FUSE mount is gone. When we did not unmount it, somebody else did: what was
+// written is kept.
+func (m *mount) ended(f *fusefs.Server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fuse != f || m.leaving {
+		return
+	}
+	m.fuse = nil
+	m.s.log.Info("mount was unmounted from outside, kept", "mount", m.rec.ID.String(), "path", m.rec.Path)
+	if err := errors.Join(m.release(), m.setState(stateKept)); err != nil {
+		m.s.log.Error("mount was not closed cleanly", "mount", m.rec.ID.String(), "err", err)
+	}
+	if m.rec.ReadOnly {
+		if err := m.s.forget(m); err != nil {
+			m.s.log.Error("mount was not removed", "mount", m.rec.ID.String(), "err", err)
+		}
+	}
+}
+
+// release closes the log and the disks. The caller holds mu and the tree is not mounted any more.
+func (m *mount) release() error {
+	var err error
+	if m.log != nil {
+		err = m.log.Close()
+		m.log = nil
+	}
+	for _, b := range m.bases {
+		err = errors.Join(err, b.Close())
+	}
+	m.bases = nil
+	return err
+}
+
+func (m *mount) setState(state string) error {
+	m.rec.State = state
+	return m.rec.write(m.dir)
+}
+
+// leave unmounts the tree. Busy when files are open there, unless force takes it away all the same.
+func (m *mount) leave(ctx context.Context, force bool) error {
+	if m.fuse == nil {
+		return nil
+	}
+	m.leaving = true
+	err := m.fuse.Unmount(ctx)
+	if errs.Is(err, errs.Busy) && force {
+		err = m.fuse.Detach(ctx)
+	}
+	if err != nil {
+		m.leaving = false
+		if errs.Is(err, errs.Busy) {
+			err = errs.WithTry(err, "stop the programs that have files open there (fuser -vm %s), or add --force", m.rec.Path)
+		}
+		return fmt.Errorf("unmount %s: %w", m.rec.ID, err)
+	}
+	m.fuse = nil
+	return nil
+}
+
+// view describes the mount.
+func (m *mount) view() api.Mount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := api.Mount{
+		Mount: m.rec.ID.String(), VM: m.rec.VM, Point: m.rec.Point.String(), PointTime: m.rec.PointTime,
+		Path: m.rec.Path, State: m.rec.State, ReadOnly: m.rec.ReadOnly, Created: m.rec.Created, Disks: []api.MountDisk{},
+	}
+	for _, d := range m.rec.Disks {
+		v.Disks = append(v.Disks, api.MountDisk{
+			Name: d.Disk.Name, Path: filepath.Join(m.rec.Path, diskFile(d.Disk.Name)), SizeBytes: d.Disk.SizeBytes,
+		})
+	}
+	if m.failure != nil {
+		v.State, v.Reason = "failed", m.failure.Error()
+	}
+	if m.log != nil {
+		st := m.log.Stats()
+		v.OverlayBytes, v.WrittenBytes = st.LogBytes, st.LiveBytes
+		if err := m.log.Err(); err != nil {
+			v.State, v.Reason = "failed", err.Error()
+		}
+	}
+	return v
+}

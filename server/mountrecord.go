@@ -1,0 +1,124 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"path"
+	"time"
+
+	"livemount/internal/errs"
+	"livemount/internal/vfs"
+	"livemount/snapshotchain"
+)
+
+// mountRecord says what a mount is. It is kept twice, as record.a and record.b, written in turn, so that
+// a spoiled one leaves the other; format in FORMAT.md.
+type mountRecord struct {
+	Format    int                   `json:"format"`
+	Gen       uint64                `json:"gen"` // grows with each write; the highest good one counts
+	ID        mountID               `json:"mount"`
+	VM        string                `json:"vm"`
+	VMID      snapshotchain.VMID    `json:"vm_id"`
+	Point     snapshotchain.PointID `json:"point"`
+	PointTime time.Time             `json:"point_time"`
+	Created   time.Time             `json:"created"`
+	Path      string                `json:"path"`
+	MadeDir   bool                  `json:"made_dir"` // the folder was made for the mount and goes with it
+	ReadOnly  bool                  `json:"read_only"`
+	State     string                `json:"state"` // mounted, kept or discarded
+	Disks     []mountDisk           `json:"disks"`
+	Check     string                `json:"crc32c"` // of the same JSON with this field empty
+}
+
+type mountDisk struct {
+	Node uint64                  `json:"node"`
+	Disk snapshotchain.PointDisk `json:"disk"`
+}
+
+type ofMount struct{}
+
+// mountID names a mount.
+type mountID = snapshotchain.ID[ofMount]
+
+// States of a mount record.
+const (
+	stateMounted   = "mounted"
+	stateKept      = "kept"
+	stateDiscarded = "discarded"
+)
+
+const (
+	recordFormat = 1
+	maxRecord    = 1 << 20
+)
+
+func (r *mountRecord) sum() (string, error) {
+	c := *r
+	c.Check = ""
+	b, err := json.Marshal(&c)
+	return fmt.Sprintf("%08x", crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))), err
+}
+
+// write makes the record durable in dir.
+func (r *mountRecord) write(dir string) error {
+	r.Format = recordFormat
+	r.Gen++
+	var err error
+	if r.Check, err = r.sum(); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(vfs.OS{}, path.Join(dir, recordName(r.Gen)), b)
+}
+
+func recordName(gen uint64) string {
+	if gen%2 == 1 {
+		return "record.a"
+	}
+	return "record.b"
+}
+
+// readMountRecord returns the newest good record in dir. NotFound when none was ever written.
+func readMountRecord(dir string) (*mountRecord, error) {
+	a, errA := readOneRecord(path.Join(dir, "record.a"))
+	b, errB := readOneRecord(path.Join(dir, "record.b"))
+	switch {
+	case errs.Is(errA, errs.Newer) || errs.Is(errB, errs.Newer):
+		return nil, errs.New(errs.Newer, "mount record in %s was written by a newer version", dir)
+	case errA == nil && (errB != nil || a.Gen > b.Gen):
+		return a, nil
+	case errB == nil:
+		return b, nil
+	case errs.Is(errA, errs.NotFound) && errs.Is(errB, errs.NotFound):
+		return nil, errA
+	default:
+		return nil, errs.New(errs.Corrupt, "mount record in %s: %v; %v", dir, errA, errB)
+	}
+}
+
+func readOneRecord(name string) (*mountRecord, error) {
+	b, err := vfs.ReadFile(vfs.OS{}, name, maxRecord)
+	if err != nil {
+		return nil, err
+	}
+	return parseMountRecord(b)
+}
+
+func parseMountRecord(b []byte) (*mountRecord, error) {
+	var r mountRecord
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, errs.As(errs.Corrupt, err)
+	}
+	want, err := r.sum()
+	if err != nil || r.Check != want {
+		if r.Format > recordFormat {
+			return nil, errs.New(errs.Newer, "record of format %d", r.Format)
+		}
+		return nil, errs.New(errs.Corrupt, "checksum mismatch")
+	}
+	return &r, nil
+}

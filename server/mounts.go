@@ -1,0 +1,295 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"livemount/fs/fusefs"
+	"livemount/internal/errs"
+	"livemount/internal/vfs"
+	"livemount/server/api"
+	"livemount/snapshotchain"
+)
+
+// maxMounts bounds the mounts of a daemon.
+const maxMounts = 1000
+
+func (s *Server) mountsDir() string { return filepath.Join(s.config.Data, "mounts") }
+
+// createMount mounts a point.
+func (s *Server) createMount(ctx context.Context, req *api.MountRequest) (*mount, error) {
+	vm, p, err := s.store.Resolve(ctx, req.Ref, s.clock.Now(), time.Local)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.prepareDir(req.Path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.newMount(ctx, &vm, &p, req, made)
+	if err != nil && made {
+		err = errors.Join(err, os.Remove(req.Path))
+	}
+	return m, err
+}
+
+// prepareDir makes the folder when only it is missing. It reports whether it did.
+func (s *Server) prepareDir(dir string) (bool, error) {
+	if !filepath.IsAbs(dir) {
+		return false, errs.New(errs.Invalid, "mount folder %q is not an absolute path", dir)
+	}
+	if rel, err := filepath.Rel(s.config.Data, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return false, errs.WithTry(errs.New(errs.Invalid, "mount folder %s lies inside the store", dir), "a folder elsewhere")
+	}
+	if _, err := fusefs.CleanDead(context.Background(), dir); err != nil {
+		return false, err
+	}
+	err := os.Mkdir(dir, 0o755)
+	if errs.Is(err, errs.Exists) {
+		return false, nil // fusefs says whether it can be used
+	}
+	if errs.Is(err, errs.NotFound) {
+		return false, errs.WithTry(errs.New(errs.NotFound, "mount folder %s: the folder above it does not exist", dir), "mkdir -p %s", filepath.Dir(dir))
+	}
+	return err == nil, err
+}
+
+func (s *Server) newMount(ctx context.Context, vm *snapshotchain.VM, p *snapshotchain.Point, req *api.MountRequest, made bool) (*mount, error) {
+	id := snapshotchain.NewID[ofMount]()
+	m := &mount{s: s, dir: filepath.Join(s.mountsDir(), id.String())}
+	m.rec = &mountRecord{
+		ID: id, VM: vm.Name, VMID: vm.ID, Point: p.ID, PointTime: p.Time, Created: s.clock.Now().UTC(), Path: req.Path,
+		MadeDir: made, ReadOnly: req.ReadOnly, State: stateMounted,
+	}
+	for i, d := range p.Disks {
+		m.rec.Disks = append(m.rec.Disks, mountDisk{Node: uint64(i) + 2, Disk: d})
+	}
+	if err := s.addMount(m); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.create(ctx); err != nil {
+		s.dropMount(m)
+		return nil, errors.Join(err, vfs.RemoveAll(vfs.OS{}, m.dir))
+	}
+	s.log.Info("mounted", "mount", id.String(), "vm", vm.Name, "point", p.ID.String(), "path", req.Path)
+	return m, nil
+}
+
+// create makes the mount's folder and record durable before anything can be written to it.
+func (m *mount) create(ctx context.Context) error {
+	if err := (vfs.OS{}).MkdirAll(m.dir); err != nil {
+		return err
+	}
+	if err := m.rec.write(m.dir); err != nil {
+		return err
+	}
+	if err := (vfs.OS{}).SyncDir(filepath.Dir(m.dir)); err != nil {
+		return err
+	}
+	return m.serve(ctx, true)
+}
+
+func (s *Server) addMount(m *mount) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.mounts) >= maxMounts {
+		return errs.WithTry(errs.New(errs.Busy, "there are %d mounts already", len(s.mounts)), "mountctl unmount MOUNT")
+	}
+	for _, o := range s.mounts {
+		if o.rec.Path == m.rec.Path && o.served() {
+			return errs.WithTry(errs.New(errs.Busy, "%s is in use by mount %s", m.rec.Path, o.rec.ID), "another folder, or mountctl unmount %s", o.rec.ID)
+		}
+	}
+	s.mounts[m.rec.ID] = m
+	return nil
+}
+
+// served tells, without waiting for an operation on the mount, whether its folder is taken.
+func (m *mount) served() bool {
+	if !m.mu.TryLock() {
+		return true
+	}
+	defer m.mu.Unlock()
+	return m.fuse != nil
+}
+
+func (s *Server) dropMount(m *mount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mounts, m.rec.ID)
+}
+
+// forget removes a mount for good. The caller holds its mu and it is not served.
+func (s *Server) forget(m *mount) error {
+	if err := m.setState(stateDiscarded); err != nil {
+		return err
+	}
+	s.dropMount(m)
+	if m.rec.MadeDir {
+		os.Remove(m.rec.Path) // a convenience; it may be in use again
+	}
+	return vfs.RemoveAll(vfs.OS{}, m.dir)
+}
+
+// unmount ends a mount. It keeps or discards what was written.
+func (s *Server) unmount(ctx context.Context, m *mount, req *api.UnmountRequest) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if req.Keep && m.rec.ReadOnly {
+		return errs.New(errs.Invalid, "mount %s is read-only: there is nothing to keep", m.rec.ID)
+	}
+	if err := m.leave(ctx, req.Force); err != nil {
+		return err
+	}
+	if err := m.release(); err != nil && req.Keep {
+		return err
+	}
+	if req.Keep {
+		return m.setState(stateKept)
+	}
+	s.log.Info("mount discarded", "mount", m.rec.ID.String())
+	return s.forget(m)
+}
+
+// resume serves a kept mount again.
+func (s *Server) resume(ctx context.Context, m *mount, dir string) error {
+	made, err := s.prepareDir(dir)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fuse != nil {
+		return errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, m.rec.Path)
+	}
+	old := *m.rec
+	m.rec.Path, m.rec.MadeDir = dir, made
+	if err := m.serve(ctx, false); err != nil {
+		m.rec.Path, m.rec.MadeDir = old.Path, old.MadeDir
+		if made {
+			err = errors.Join(err, os.Remove(dir))
+		}
+		return err
+	}
+	return m.setState(stateMounted)
+}
+
+// findMount finds a mount by a unique prefix of its id, or by its folder.
+func (s *Server) findMount(name string) (*mount, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found *mount
+	for id, m := range s.mounts {
+		if m.rec.Path != name && (name == "" || !strings.HasPrefix(id.String(), strings.ToLower(name))) {
+			continue
+		}
+		if found != nil {
+			return nil, errs.WithTry(errs.New(errs.Invalid, "%q means several mounts", name), "mountctl mounts")
+		}
+		found = m
+	}
+	if found == nil {
+		return nil, errs.WithTry(errs.New(errs.NotFound, "no mount is %q", name), "mountctl mounts")
+	}
+	return found, nil
+}
+
+// allMounts returns the mounts, oldest first.
+func (s *Server) allMounts() []api.Mount {
+	s.mu.Lock()
+	list := make([]*mount, 0, len(s.mounts))
+	for _, m := range s.mounts {
+		list = append(list, m)
+	}
+	s.mu.Unlock()
+	views := make([]api.Mount, 0, len(list))
+	for _, m := range list {
+		views = append(views, m.view())
+	}
+	sort.Slice(views, func(i, j int) bool { return views[i].Created.Before(views[j].Created) })
+	return views
+}
+
+// restoreMounts brings back the mounts of an earlier run. One that cannot come back is listed as failed,
+// with what was written to it safe.
+func (s *Server) restoreMounts(ctx context.Context) error {
+	fsys := vfs.OS{}
+	if err := fsys.MkdirAll(s.mountsDir()); err != nil {
+		return err
+	}
+	names, err := fsys.List(s.mountsDir())
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		dir := filepath.Join(s.mountsDir(), name)
+		rec, err := readMountRecord(dir)
+		switch {
+		case errs.Is(err, errs.NotFound): // nothing was ever served from it
+			err = vfs.RemoveAll(fsys, dir)
+		case err == nil && (rec.State == stateDiscarded || rec.ID.String() != name):
+			err = vfs.RemoveAll(fsys, dir)
+		case err == nil:
+			s.restoreMount(ctx, dir, rec)
+		}
+		if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Newer) {
+			s.damage = append(s.damage, err.Error())
+			s.log.Error("mount was not restored", "dir", dir, "err", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord) {
+	m := &mount{s: s, dir: dir, rec: rec}
+	s.mu.Lock()
+	s.mounts[rec.ID] = m
+	s.mu.Unlock()
+	if rec.State != stateMounted {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err := fusefs.CleanDead(ctx, rec.Path)
+	if err == nil {
+		err = m.serveAgain(ctx)
+	}
+	if err != nil {
+		m.failure = err
+		s.log.Error("mount did not come back", "mount", rec.ID.String(), "path", rec.Path, "err", err)
+	}
+}
+
+// serveAgain is serve for a mount whose first start may have been cut off before it had a log.
+func (m *mount) serveAgain(ctx context.Context) error {
+	_, err := os.Stat(filepath.Join(m.dir, "log"))
+	return m.serve(ctx, errs.Is(err, errs.NotFound))
+}
+
+// stopMounts unmounts everything; the records stay, so that the next start brings it back.
+func (s *Server) stopMounts(ctx context.Context) error {
+	s.mu.Lock()
+	list := make([]*mount, 0, len(s.mounts))
+	for _, m := range s.mounts {
+		list = append(list, m)
+	}
+	s.mu.Unlock()
+	var all error
+	for _, m := range list {
+		m.mu.Lock()
+		all = errors.Join(all, m.leave(ctx, true), m.release())
+		m.mu.Unlock()
+	}
+	return all
+}
