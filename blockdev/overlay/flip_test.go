@@ -175,3 +175,64 @@ func TestFlippedByteNeverGivesOtherDataAndNeverLosesASyncedRecord(t *testing.T) 
 	}
 	t.Logf("%d flips: %d opened with a bad range, %d refused", cases, corrupt, refused)
 }
+
+func TestMissingOrShortFileNeverGivesOtherDataAndNeverLosesASyncedRecord(t *testing.T) {
+	m, want, state := flipLog(t)
+	refused := 0
+	for name, whole := range m {
+		lengths := []int{-1, 0, 1}
+		for n := len(whole) - 1; n > 0; n -= 61 {
+			lengths = append(lengths, n)
+		}
+		for _, n := range lengths {
+			m[name] = whole[:max(0, n)]
+			if n < 0 {
+				delete(m, name)
+			}
+			_, no, err := flipCase(t, m, want, state, true)
+			if err != nil {
+				t.Fatalf("%s of %d bytes: %v", name, n, err)
+			}
+			if no {
+				refused++
+			}
+		}
+		m[name] = whole
+	}
+	t.Logf("%d refused", refused)
+}
+
+func TestAcceptedDamageIsReportedOnceAndSettled(t *testing.T) {
+	o := testOptions(vfs.NewMem())
+	nodes := []Node{{ID: 1, Size: 10000}}
+	l := mustCreate(t, o, nodes)
+	d := mustDevice(t, l, 1)
+	for i := range int64(6) {
+		must(t, d.WriteAt(bg(), stamp(500, uint64(i)), i*1000))
+	}
+	must(t, l.Close())
+	m := takeImage(t, o.FS)
+	seg := m["0000000000000001.seg"]
+	for i := int64(2); i < 4; i++ {
+		seg[segmentHeaderBytes+i*recordBytes(500)+20] ^= 1
+	}
+	o.FS = m.mount(t)
+	_, _, err := Open(bg(), o, nodes)
+	wantKind(t, err, errs.Corrupt)
+	o.AcceptDamage = true
+	l, rep := mustOpen(t, o, nodes)
+	if rep.LostRecords != 2 || !rep.Rotten {
+		t.Fatalf("%+v", rep)
+	}
+	must(t, l.Close())
+	o.AcceptDamage = false
+	l, rep = mustOpen(t, o, nodes)
+	if rep.Rotten {
+		t.Fatalf("%+v", rep)
+	}
+	got := readAllOf(t, mustDevice(t, l, 1))
+	if !bytes.Equal(got[5000:5500], stamp(500, 5)) || !bytes.Equal(got[2000:2500], make([]byte, 500)) {
+		t.Fatal("other bytes")
+	}
+	must(t, l.Close())
+}
