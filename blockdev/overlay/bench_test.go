@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"livemount/internal/vfs"
@@ -95,4 +96,35 @@ func benchSync(b *testing.B, every int, write func([]byte, int64) error, sync fu
 		}
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
+}
+
+// BenchmarkOpen measures a replay of 4 KiB records, from the start and from a checkpoint, and the memory
+// that an extent takes.
+func BenchmarkOpen(b *testing.B) {
+	const records = 1 << 18
+	o := Options{PrewriteBytes: -1, NoBackground: true}
+	l := benchLog(b, o)
+	o.FS, o.Dir = vfs.OS{}, l.opts.Dir
+	d, p := mustDevice(b, l, 1), stamp(4096, 1)
+	for _, i := range rand.New(rand.NewPCG(1, 1)).Perm(records) {
+		must(b, d.WriteAt(bg(), p, int64(i)*4096))
+	}
+	must(b, l.Close())
+	for _, name := range []string{"replay", "checkpoint"} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				var before, after runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				l, _ := mustOpen(b, o, []Node{{ID: 1, Size: benchSize}})
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/records, "bytes/extent")
+				must(b, l.Close())
+			}
+		})
+		l, _ := mustOpen(b, o, []Node{{ID: 1, Size: benchSize}})
+		must(b, l.Clean(bg()))
+		must(b, l.Close())
+	}
 }

@@ -71,7 +71,11 @@ func (l *Log) cleanLoop(ctx context.Context) {
 
 // consider wakes the background when there is enough to gain, or when a writer found the disk full.
 func (c *cleaner) consider(l *Log, err error) {
-	if c.cancel == nil || !errs.Is(err, errs.NoSpace) && !l.worthCleaning() {
+	if c.cancel == nil {
+		return
+	}
+	full := errs.Is(err, errs.NoSpace) && l.deadBytes() > c.deadAfter.Load()
+	if !full && !l.worthCleaning() {
 		return
 	}
 	if t := c.notBefore.Load(); t != 0 && l.opts.Clock.Now().UnixNano() < t {

@@ -59,7 +59,7 @@ func (w *lane) run(t *testing.T, d blockdev.Device, moment *atomic.Int64, rng *r
 }
 
 func TestPowerCutUnderConcurrentWritersLeavesPrefix(t *testing.T) {
-	from, to := crashSeeds(t, 150)
+	from, to := crashSeeds(t, 300/thin)
 	for seed := from; seed < to; seed++ {
 		concurrentCut(t, seed)
 	}

@@ -13,7 +13,7 @@
 //   - Space of overwritten and zeroed ranges is given back by clean-up (Clean, and in the background).
 //
 // It must not read the clock or the disk but through the given clock.Clock and vfs.FS, and must never
-// turn bad bytes into zeroes or older bytes. Memory is about 60 bytes for each extent of the index
+// turn bad bytes into zeroes or older bytes. Memory is about 80 bytes for each extent of the index
 // (Stats.Extents) and one file descriptor and 120 bytes for each segment. The format is in FORMAT.md,
 // what protects what in LOCKING.md.
 package overlay
@@ -286,6 +286,9 @@ func (l *Log) Stats() Stats {
 // Close syncs and closes the log. Its error is that of the sync.
 func (l *Log) Close() error {
 	l.cleaner.stop()
+	l.appending.Lock()
+	l.noRoom = true // nothing needs zeroes ahead any more
+	l.appending.Unlock()
 	err := l.Sync(context.Background())
 	l.appending.Lock()
 	defer l.appending.Unlock()

@@ -93,10 +93,14 @@ func segmentSeed(mount [16]byte, segment uint64) uint32 {
 }
 
 // recordTag binds a record to its place. It seeds the header's checksum and masks those of the payload.
+// It is checksum over the 8 bytes of off, without a buffer that would be on the heap.
 func recordTag(seed uint32, off int64) uint32 {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(off))
-	return checksum(seed, b[:])
+	table, sum := castagnoli(), ^seed
+	for range 8 {
+		sum = table[byte(sum)^byte(off)] ^ sum>>8
+		off >>= 8
+	}
+	return ^sum
 }
 
 // fillTable writes the unmasked checksums of the payload's blocks.
