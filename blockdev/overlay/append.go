@@ -109,10 +109,14 @@ func (l *Log) write(d *draft, off int64) error {
 	return err
 }
 
-// undo removes what a failed write may have left behind the head: were it to stay, and the next record
-// go to a new segment, it could be taken for a record of its own after a crash.
+// undo removes what a failed write may have left behind the head, durably: were it to come back after a
+// crash, it would be taken for the record that the next write made under the same number.
 func (l *Log) undo(cause error) error {
-	if err := l.head.file.Truncate(l.headEnd); err != nil {
+	err := l.head.file.Truncate(l.headEnd)
+	if err == nil {
+		err = l.head.file.Sync()
+	}
+	if err != nil {
 		return l.fail(err)
 	}
 	l.head.ready = l.headEnd

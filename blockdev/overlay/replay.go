@@ -193,7 +193,7 @@ func (r *replayer) broken() (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if ok && f.seq == r.want && f.seg.number > r.pos.Segment {
+	if ok && f.seq == r.want && f.seg.number > r.pos.Segment && f.off == segmentHeaderBytes {
 		return r.take(f)
 	}
 	if err := r.lookAhead(); err != nil {
