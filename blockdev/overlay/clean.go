@@ -136,7 +136,7 @@ func (l *Log) deadBytes() int64 {
 func (l *Log) leaveDeadHead() error {
 	l.appending.Lock()
 	defer l.appending.Unlock()
-	if err := l.writable(); err != nil {
+	if err := l.writable(); err != nil || l.head == nil {
 		return err
 	}
 	l.index.RLock()

@@ -88,6 +88,37 @@ func TestFullDiskIsNoSpaceAndEndsWhenThereIsRoom(t *testing.T) {
 	}
 }
 
+func TestLogOnFullDiskOpensForReadingAndWritesWhenThereIsRoom(t *testing.T) {
+	mem := vfs.NewMem()
+	o, nodes := testOptions(mem), []Node{{ID: 1, Size: 10000}}
+	l := mustCreate(t, o, nodes)
+	must(t, mustDevice(t, l, 1).WriteAt(bg(), stamp(10000, 1), 0))
+	must(t, l.Close())
+	mem.SetLimit(1)
+	for range 2 {
+		l, _ = mustOpen(t, o, nodes)
+		d := mustDevice(t, l, 1)
+		if !bytes.Equal(readAllOf(t, d), stamp(10000, 1)) {
+			t.Fatal("other bytes")
+		}
+		wantKind(t, d.WriteAt(bg(), []byte{1}, 0), errs.NoSpace)
+		wantKind(t, l.Clean(bg()), errs.NoSpace)
+		must(t, d.Sync(bg()))
+		must(t, l.Close())
+	}
+	l, _ = mustOpen(t, o, nodes)
+	mem.SetLimit(0)
+	d := mustDevice(t, l, 1)
+	must(t, d.WriteAt(bg(), stamp(10000, 2), 0))
+	must(t, l.Clean(bg()))
+	must(t, l.Close())
+	l, _ = mustOpen(t, o, nodes)
+	if !bytes.Equal(readAllOf(t, mustDevice(t, l, 1)), stamp(10000, 2)) {
+		t.Fatal("other bytes")
+	}
+	must(t, l.Close())
+}
+
 func TestFailureOfAnyOneOperationLosesNothingSynced(t *testing.T) {
 	for nth := 0; ; nth++ {
 		if done := failNth(t, nth); done {

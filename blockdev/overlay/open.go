@@ -197,7 +197,10 @@ func (l *Log) recover(ctx context.Context, dir folder, r *replayer, head checkpo
 	l.commits.set(r.want - 1)
 	l.nextSeg = max(r.maxSegment(), r.mark.synced.Segment, head.at.Segment) + 1
 	r.rep.Epoch = max(r.epoch, r.mark.epoch, head.epoch) + 1
-	if err := l.start(r.rep.Epoch); err != nil {
+	if err := l.start(r.rep.Epoch); errs.Is(err, errs.NoSpace) && l.Err() == nil {
+		r.rep.note("no room for a new segment: %v", err)
+		l.headEnd = l.opts.SegmentBytes // the first record tries again
+	} else if err != nil {
 		return err
 	}
 	if r.rep.Rotten {

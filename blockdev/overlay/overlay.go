@@ -77,7 +77,7 @@ type Log struct {
 	fs   vfs.FS
 
 	appending sync.Mutex // guards the fields up to the next blank line, and the order of records
-	head      *segment   // where records go; not nil while open
+	head      *segment   // where records go; nil when Open found no room for one, until the first record
 	headEnd   int64      // bytes of head that hold records
 	end       Position   // behind the last record
 	last      essentials // of the last record
@@ -312,7 +312,7 @@ func (l *Log) setClosed() (was bool) {
 // tidy drops the zeroes ahead of the head and makes the mark durable, so that the next Open is quick
 // and every synced record has its evidence. The caller holds appending.
 func (l *Log) tidy() error {
-	if l.head.ready > l.headEnd {
+	if l.head != nil && l.head.ready > l.headEnd {
 		if err := l.head.file.Truncate(l.headEnd); err != nil {
 			return err
 		}

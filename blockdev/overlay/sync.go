@@ -128,13 +128,13 @@ func (l *Log) syncRound(r round) error {
 // written since the last sync, and gain nothing. The caller holds appending.
 func (l *Log) prewrite() {
 	want := l.opts.PrewriteBytes
-	ahead := l.head.ready - l.headEnd
-	grown := l.end.Segment == l.synced.Segment && l.end.Offset-l.synced.Offset > want/4
-	if want <= 0 || l.noRoom || grown || ahead > min(prewriteLow, want/4) || l.end.Segment != l.head.number {
+	if want <= 0 || l.noRoom || l.head == nil || l.end.Segment != l.head.number {
 		return
 	}
+	ahead := l.head.ready - l.headEnd
+	grown := l.end.Segment == l.synced.Segment && l.end.Offset-l.synced.Offset > want/4
 	n := min(want, l.opts.SegmentBytes-l.head.ready)
-	if n <= 0 {
+	if grown || ahead > min(prewriteLow, want/4) || n <= 0 {
 		return
 	}
 	zeroes := make([]byte, n)
