@@ -1,0 +1,118 @@
+package tidy
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// table says which packages of the module each package may import. Tests may import more: they look at
+// both sides of an interface.
+func table() map[string][]string {
+	return map[string][]string{
+		"internal/errs":  {},
+		"internal/clock": {},
+		"internal/cache": {},
+		"internal/vfs":   {"internal/errs"},
+		"internal/space": {"internal/errs", "internal/vfs"},
+		"internal/kv":    {"internal/errs"},
+
+		// The waist and what is made of it. Nothing here knows the chain.
+		"blockdev":           {"internal/errs"},
+		"blockdev/blocktest": {"blockdev", "internal/errs"},
+		"blockdev/image":     {"blockdev", "internal/errs"},
+		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs"},
+		"blockdev/nbd":       {"blockdev", "internal/clock", "internal/errs"},
+
+		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs"},
+		"snapshotchain": {
+			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "snapshotchain/chunkstore",
+		},
+		"ingest": {"blockdev", "internal/errs", "snapshotchain", "snapshotchain/chunkstore"},
+
+		// A served tree knows block devices, never the chain: server plugs the two together.
+		"fs":        {"blockdev", "internal/clock", "internal/errs", "internal/vfs"},
+		"fs/fusefs": {"blockdev", "fs", "internal/errs"},
+
+		"server/api": {"internal/errs"},
+		"server": {
+			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/fusefs", "ingest", "internal/clock", "internal/errs",
+			"internal/space", "internal/vfs", "server/api", "snapshotchain",
+		},
+		"server/daemon":  {"internal/errs", "server", "server/api"},
+		"mountctl":       {"internal/errs", "server/api"},
+		"cmd/livemountd": {"server/daemon"},
+		"cmd/mountctl":   {"mountctl"},
+	}
+}
+
+// doors lists the modules that only some packages may import, so that they can be exchanged.
+func doors() map[string][]string {
+	return map[string][]string{
+		"github.com/dgraph-io/badger":    {"internal/kv"},
+		"github.com/dgraph-io/ristretto": {"internal/kv"},
+		"github.com/hanwen/go-fuse":      {"fs/fusefs"},
+		"github.com/klauspost/compress":  {"snapshotchain/chunkstore"},
+		"github.com/spf13/cobra":         {"mountctl", "server/daemon"},
+		"github.com/vmware/govmomi":      {"vsphere"},
+		"github.com/tidwall/btree":       {"blockdev/overlay"},
+		"github.com/zeebo/blake3":        {"snapshotchain", "snapshotchain/chunkstore"},
+		"gopkg.in/yaml.v3":               {"server"},
+		"net/http":                       {"server", "server/api"},
+		"os/exec":                        {"fs/fusefs"}, // fusermount3
+		"testing":                        {"blockdev/blocktest"},
+		"pgregory.net/rapid":             {"blockdev/blocktest"},
+	}
+}
+
+func TestImportsFollowTheTable(t *testing.T) {
+	allowed, closed := table(), doors()
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		own, known := allowed[s.dir]
+		if !known {
+			t.Errorf("%s: package %s is not in the import table: add it to test/tidy", s.name, s.dir)
+			continue
+		}
+		for _, path := range s.imports() {
+			if inside, ok := strings.CutPrefix(path, module+"/"); ok && !slices.Contains(own, inside) {
+				t.Errorf("%s: %s may not import %s", s.name, s.dir, inside)
+			}
+			for door, keepers := range closed {
+				if within(path, door) && !slices.Contains(keepers, s.dir) {
+					t.Errorf("%s: only %s may import %s", s.name, strings.Join(keepers, " and "), door)
+				}
+			}
+		}
+	}
+}
+
+// TestTableNamesNoLoop also finds an entry that names a package misspelt: nothing would be forbidden by it.
+func TestTableNamesNoLoop(t *testing.T) {
+	all := table()
+	done := map[string]bool{}
+	var visit func(name string, path []string)
+	visit = func(name string, path []string) {
+		if slices.Contains(path, name) {
+			t.Fatalf("import loop: %s", strings.Join(append(path, name), " -> "))
+		}
+		if done[name] {
+			return
+		}
+		list, ok := all[name]
+		if !ok {
+			t.Errorf("the table allows importing %s and has no entry for it", name)
+		}
+		for _, next := range list {
+			visit(next, append(slices.Clone(path), name))
+		}
+		done[name] = true
+	}
+	for name := range all {
+		visit(name, nil)
+	}
+}
+
+func within(path, door string) bool { return path == door || strings.HasPrefix(path, door+"/") }
