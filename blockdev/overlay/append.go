@@ -16,21 +16,38 @@ type draft struct {
 }
 
 func (l *Log) newDraft(e essentials, payload []byte) *draft {
-	d := &draft{essentials: e}
-	start := e.payloadOffset()
 	if len(payload) > smallBytes {
-		d.buf, d.payload = make([]byte, start), payload
-		fillTable(d.buf[headerBytes:], payload)
+		d := &draft{essentials: e, buf: make([]byte, e.payloadOffset()), payload: payload}
+		d.seal()
 		return d
 	}
-	d.pooled = l.buffers.Get().(*[]byte)
-	d.buf = (*d.pooled)[:e.bytes()]
-	clear(d.buf[:start])
-	n := copy(d.buf[start:], payload)
-	clear(d.buf[start+int64(n):])
-	fillTable(d.buf[headerBytes:], d.buf[start:start+int64(n)])
+	d := l.emptyDraft(e)
+	copy(d.body(), payload)
+	d.seal()
 	return d
 }
+
+// emptyDraft is a draft whose body is still to be filled, and sealed.
+func (l *Log) emptyDraft(e essentials) *draft {
+	if e.payload() > smallBytes {
+		return &draft{essentials: e, buf: make([]byte, e.payloadOffset()), payload: make([]byte, e.payload())}
+	}
+	d := &draft{essentials: e, pooled: l.buffers.Get().(*[]byte)}
+	d.buf = (*d.pooled)[:e.bytes()]
+	clear(d.buf[:e.payloadOffset()])
+	clear(d.buf[e.payloadOffset()+e.payload():])
+	return d
+}
+
+// body is the payload.
+func (d *draft) body() []byte {
+	if d.payload != nil {
+		return d.payload
+	}
+	return d.buf[d.payloadOffset():][:d.essentials.payload()]
+}
+
+func (d *draft) seal() { fillTable(d.buf[headerBytes:], d.body()) }
 
 func (l *Log) freeDraft(d *draft) {
 	if d.pooled != nil {
@@ -50,6 +67,11 @@ func (l *Log) log(ctx context.Context, e essentials, payload []byte, apply func(
 	}
 	if err := l.opts.Admit(e.bytes()); err != nil {
 		return err
+	}
+	if e.kind == kindData {
+		if err := l.cleaner.pace(ctx, l); err != nil {
+			return err
+		}
 	}
 	d := l.newDraft(e, payload)
 	defer l.freeDraft(d)

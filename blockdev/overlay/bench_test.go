@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"livemount/internal/vfs"
@@ -127,4 +128,41 @@ func BenchmarkOpen(b *testing.B) {
 		must(b, l.Clean(bg()))
 		must(b, l.Close())
 	}
+}
+
+// BenchmarkSyncParallel measures 16 writers that sync each 4 KiB write: group commit.
+func BenchmarkSyncParallel(b *testing.B) {
+	l := benchLog(b, Options{})
+	d := mustDevice(b, l, 1)
+	b.SetParallelism(8)
+	var seed atomic.Uint64
+	before := l.Stats().Syncs
+	b.RunParallel(func(pb *testing.PB) {
+		rng, p := rand.New(rand.NewPCG(seed.Add(1), 1)), stamp(4096, 1)
+		for pb.Next() {
+			must(b, d.WriteAt(bg(), p, rng.Int64N(benchSize/4096)*4096))
+			must(b, d.Sync(bg()))
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
+	b.ReportMetric(float64(b.N)/float64(l.Stats().Syncs-before), "writes/fdatasync")
+}
+
+// BenchmarkOverwrite measures random overwrites of 128 MiB with clean-up in the background: what they
+// cost in records written and in space.
+func BenchmarkOverwrite(b *testing.B) {
+	const size = 128 << 20
+	l := benchLog(b, Options{SegmentBytes: 8 << 20})
+	d := mustDevice(b, l, 1)
+	for off := int64(0); off < size; off += 1 << 20 {
+		must(b, d.WriteAt(bg(), stamp(1<<20, uint64(off)), off))
+	}
+	rng, p, most := rand.New(rand.NewPCG(1, 1)), stamp(4096, 1), int64(0)
+	before := l.Stats().LastSeq
+	for b.Loop() {
+		must(b, d.WriteAt(bg(), p, rng.Int64N(size/4096)*4096))
+		most = max(most, l.logBytes.Load())
+	}
+	b.ReportMetric(float64(l.Stats().LastSeq-before)/float64(b.N), "records/write")
+	b.ReportMetric(float64(most)/size, "log/data")
 }

@@ -25,6 +25,10 @@ type cleaner struct {
 	wait   sync.WaitGroup
 
 	number uint64 // of the newest checkpoint; guarded by busy
+
+	running atomic.Bool // the background is cleaning up
+	paceMu  sync.Mutex  // guards stepped
+	stepped chan struct{}
 }
 
 // retryAfter is how long the background rests after a clean-up that failed.
@@ -34,7 +38,7 @@ const retryAfter = time.Second
 const replaySegments = 16
 
 func (c *cleaner) init() {
-	c.busy, c.wake = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.busy, c.wake, c.stepped = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 }
 
 // background starts the goroutine that cleans up; Close stops it.
@@ -62,11 +66,52 @@ func (l *Log) cleanLoop(ctx context.Context) {
 			return
 		case <-l.cleaner.wake:
 		}
-		if err := l.Clean(ctx); err != nil && ctx.Err() == nil {
+		l.cleaner.running.Store(true)
+		err := l.Clean(ctx)
+		l.cleaner.running.Store(false)
+		l.cleaner.step()
+		if err != nil && ctx.Err() == nil {
 			l.cleaner.notBefore.Store(l.opts.Clock.Now().Add(retryAfter).UnixNano())
 			l.opts.Log.Warn("overlay clean-up failed", "folder", l.opts.Dir, "error", err)
 		}
+		l.cleaner.consider(l, nil)
 	}
+}
+
+// step lets the writers go on that wait for the clean-up to get somewhere.
+func (c *cleaner) step() {
+	c.paceMu.Lock()
+	defer c.paceMu.Unlock()
+	close(c.stepped)
+	c.stepped = make(chan struct{})
+}
+
+// pace makes a writer wait for one step of a running clean-up when that does not keep up, so that the
+// space of the log is bounded. It never waits for a clean-up that does not run.
+func (c *cleaner) pace(ctx context.Context, l *Log) error {
+	if !c.running.Load() || !l.behind() {
+		return nil
+	}
+	c.paceMu.Lock()
+	stepped := c.stepped
+	c.paceMu.Unlock()
+	if !c.running.Load() {
+		return nil
+	}
+	select {
+	case <-stepped:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// behind says that clean-up does not keep up: more is dead than one and a quarter of what is live.
+func (l *Log) behind() bool {
+	l.index.RLock()
+	live := l.live.bytes
+	l.index.RUnlock()
+	return l.logBytes.Load()-live > live+live/4+4*l.opts.SegmentBytes
 }
 
 // consider wakes the background when there is enough to gain, or when a writer found the disk full.
@@ -103,8 +148,9 @@ func (l *Log) worthCleaning() bool {
 	return dead > live+slack && dead > l.cleaner.deadAfter.Load()+slack
 }
 
-// Clean gives back what it can: it copies the live data of segments that are mostly dead to the head,
-// writes a checkpoint and removes the segments without live data. One runs at a time.
+// Clean gives back space: it copies the live data of some segments that are mostly dead to the head,
+// writes a checkpoint and removes the segments without live data. One runs at a time; it is a bounded
+// amount of work, and several may be needed to get all. It must not be called during or after Close.
 func (l *Log) Clean(ctx context.Context) error {
 	select {
 	case l.cleaner.busy <- struct{}{}:
@@ -119,10 +165,14 @@ func (l *Log) Clean(ctx context.Context) error {
 	if err := l.leaveDeadHead(); err != nil && !errs.Is(err, errs.NoSpace) {
 		return err
 	}
+	before := l.logBytes.Load()
 	if err := l.checkpoint(ctx); err != nil {
 		return err
 	}
-	l.cleaner.deadAfter.Store(l.deadBytes())
+	l.cleaner.deadAfter.Store(0)
+	if before-l.logBytes.Load() < l.opts.SegmentBytes {
+		l.cleaner.deadAfter.Store(l.deadBytes()) // little to gain: wait for more
+	}
 	return nil
 }
 
@@ -227,7 +277,8 @@ func (l *Log) removeSegments(dead []*segment) error {
 }
 
 // victims are the segments to be emptied, those with the fewest live bytes first, until as little is
-// dead as half of what is live.
+// dead as half of what is live. One clean-up copies no more than an eighth of what is live, because the
+// copies need room before the originals go.
 func (l *Log) victims() []*segment {
 	l.appending.Lock()
 	head := l.head
@@ -248,8 +299,9 @@ func (l *Log) victims() []*segment {
 	slices.SortFunc(list, func(a, b *segment) int {
 		return cmp.Or(cmp.Compare(a.live*b.used.Load(), b.live*a.used.Load()), cmp.Compare(a.number, b.number))
 	})
+	budget := max(l.live.bytes/8, 2*l.opts.SegmentBytes)
 	for i, s := range list {
-		if dead <= l.live.bytes/2 {
+		if budget -= s.live; dead <= l.live.bytes/2 || budget < 0 {
 			return list[:i]
 		}
 		dead -= s.used.Load() - s.live

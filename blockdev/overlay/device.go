@@ -172,8 +172,8 @@ func (l *Log) drop(id uint64) {
 }
 
 // Append logs a payload of the layer above, at most 1 MiB (less in small segments), and runs apply
-// before any later record is written. After a crash Options.Meta gets the payload again. apply must not
-// call the log.
+// before any later record is written. After a crash Options.Meta gets the payload again. apply runs with
+// the log's lock on writes held and must not call the log (see Options.Snapshot).
 func (l *Log) Append(ctx context.Context, payload []byte, apply func()) error {
 	if l.opts.Meta == nil || l.opts.Snapshot == nil || l.opts.Restore == nil {
 		return errs.New(errs.Invalid, "overlay log %s was opened without a layer above", l.opts.Dir)

@@ -59,7 +59,8 @@ type Options struct {
 	// Restore gets the newest snapshot at Open, before any Meta.
 	Restore func(snapshot []byte) error
 	// Snapshot returns all that Restore and Meta have told and Append has applied, at most 256 MiB.
-	// It is called while no record is written and must not call the log.
+	// It is called with the log's lock on writes held: it must not call the log, nor wait for a lock that
+	// somebody holds while calling the log. Locks that apply takes are taken inside of the log's.
 	Snapshot func() ([]byte, error)
 }
 
