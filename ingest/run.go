@@ -65,7 +65,7 @@ func (r *run) run(ctx context.Context) error {
 	workers := max(2, runtime.GOMAXPROCS(0))
 	free := make(chan *batch, workers+2)
 	for range workers + 2 {
-		free <- &batch{buf: make([]byte, 0, batchPages*blockdev.PageSize)}
+		free <- &batch{} // its buffer is made when it is needed: small disks need few
 	}
 	work, ordered := make(chan *batch), make(chan *batch, workers+2)
 	g, ctx := errgroup.WithContext(ctx)
@@ -98,6 +98,7 @@ func (r *run) readAll(ctx context.Context, free <-chan *batch, work, ordered cha
 			if b, err = take(ctx, free); err != nil {
 				return err
 			}
+			b.makeRoom(min(batchPages*blockdev.PageSize, pagesOf(r.size)*blockdev.PageSize))
 		}
 		if err := r.readSpan(ctx, b, s); err != nil {
 			return err
@@ -120,6 +121,12 @@ func take(ctx context.Context, free <-chan *batch) (*batch, error) {
 		return b, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+func (b *batch) makeRoom(n int64) {
+	if int64(cap(b.buf)) < n {
+		b.buf = make([]byte, 0, n)
 	}
 }
 
