@@ -239,3 +239,39 @@ func TestAcceptedDamageIsReportedOnceAndSettled(t *testing.T) {
 	}
 	must(t, l.Close())
 }
+
+func TestCleanUpNeitherCopiesNorLosesRottenPayload(t *testing.T) {
+	o := testOptions(vfs.NewMem())
+	nodes := []Node{{ID: 1, Size: 40000}}
+	l := mustCreate(t, o, nodes)
+	must(t, mustDevice(t, l, 1).WriteAt(bg(), stamp(12000, 1), 0))
+	must(t, mustDevice(t, l, 1).WriteAt(bg(), stamp(8000, 2), 20000))
+	want := readAllOf(t, mustDevice(t, l, 1))
+	must(t, l.Close())
+	m := takeImage(t, o.FS)
+	m["0000000000000001.seg"][segmentHeaderBytes+headerBytes+tableBytes(12000)+5000] ^= 1
+	o.FS = m.mount(t)
+	for range 3 {
+		var rep Report
+		l, rep = mustOpen(t, o, nodes)
+		d := mustDevice(t, l, 1)
+		for i := range 20 { // makes the first segment mostly dead
+			must(t, d.WriteAt(bg(), stamp(8000, uint64(i)), 20000))
+			must(t, l.Clean(bg()))
+		}
+		copy(want[20000:], stamp(8000, 19))
+		if bad, err := badBytes(d, want); err != nil || bad != blockBytes && bad != blockBytes+512 {
+			t.Fatalf("%d bytes are bad, %v: %+v", bad, err, rep)
+		}
+		must(t, l.Close())
+	}
+	l, _ = mustOpen(t, o, nodes)
+	must(t, overwrite(mustDevice(t, l, 1), want))
+	must(t, l.Clean(bg()))
+	must(t, l.Close())
+	l, _ = mustOpen(t, o, nodes)
+	if bad, err := badBytes(mustDevice(t, l, 1), want); bad > 0 || err != nil {
+		t.Fatalf("%d bytes are bad, %v", bad, err)
+	}
+	must(t, l.Close())
+}
