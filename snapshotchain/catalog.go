@@ -133,7 +133,6 @@ func (c *catalog) applySeal(p *puts, n uint64, s *sealChange) error {
 		if err := c.sealLineage(p, &s.Seals[i]); err != nil {
 			return err
 		}
-		p.add(keySeal(s.Seals[i].Lineage, s.Seals[i].Seq), mustJSON(&s.Seals[i]))
 	}
 	c.dropDraft(p, s.Draft)
 	for _, st := range s.Containers {
@@ -161,6 +160,9 @@ func (c *catalog) sealLineage(p *puts, s *seal) error {
 func (c *catalog) putContainer(p *puts, st chunkstore.State) {
 	var old []byte
 	if prev, ok := c.containers[st.ID]; ok {
+		if prev == st {
+			return
+		}
 		old = mustJSON(&prev)
 	}
 	c.containers[st.ID] = st
@@ -200,8 +202,8 @@ func (v *VM) clone() *VM {
 	return &w
 }
 
-// sealedNow records containers that recovery sealed.
-func (c *catalog) sealedNow(list []chunkstore.State) *puts {
+// putContainers records states ahead of the change that they belong to, which is in the journal already.
+func (c *catalog) putContainers(list []chunkstore.State) *puts {
 	p := &puts{}
 	for _, st := range list {
 		c.putContainer(p, st)

@@ -28,7 +28,7 @@ type Part struct {
 const (
 	partMagic = "LMP1"
 	partHead  = 4 + 1 + 3 + 8 + 4
-	partBytes = 256 << 10 // a part is written when it has grown to this
+	partBytes = 1 << 20 // a part is written when it has grown to this
 )
 
 // partWriter collects entries of one kind.

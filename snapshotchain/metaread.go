@@ -53,6 +53,11 @@ func (s *Store) refold(ctx context.Context, want func(key []byte) bool) (map[str
 		if err != nil {
 			return nil
 		}
+		if ch.Seal != nil {
+			for i := range ch.Seal.Seals {
+				p.add(keySeal(ch.Seal.Seals[i].Lineage, ch.Seal.Seals[i].Seq), mustJSON(&ch.Seal.Seals[i]))
+			}
+		}
 		for i, key := range p.keys {
 			if want(key) {
 				found[string(key)] = p.vals[i]

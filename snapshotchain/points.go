@@ -9,8 +9,18 @@ import (
 )
 
 // Points returns the points of a VM, oldest first. A record that Badger lost or spoiled is read from the
-// journal instead.
+// journal instead. The list is shared and must not be changed.
 func (s *Store) Points(ctx context.Context, vm *VM) ([]Point, error) {
+	// The sum changes with the points, so a list that is kept under it is never out of date.
+	return s.points.Get(ctx, pointsKey{vm.ID, vm.Sum}, func() ([]Point, error) { return s.loadPoints(ctx, vm) })
+}
+
+type pointsKey struct {
+	vm  VMID
+	sum digest
+}
+
+func (s *Store) loadPoints(ctx context.Context, vm *VM) ([]Point, error) {
 	list, err := s.readPoints(vm)
 	if !errs.Is(err, errs.Corrupt) {
 		return list, err

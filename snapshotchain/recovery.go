@@ -186,7 +186,7 @@ func (s *Store) replayOne(ctx context.Context, n uint64, ch *change) error {
 // else has the store yet.
 func (s *Store) applyChange(ctx context.Context, n uint64, ch *change) error {
 	if ch.Seal != nil {
-		if err := s.indexSegments(ctx, ch.Seal.Seals); err != nil {
+		if err := s.prepareSeal(ctx, ch.Seal); err != nil {
 			return err
 		}
 	}
@@ -197,6 +197,26 @@ func (s *Store) applyChange(ctx context.Context, n uint64, ch *change) error {
 		return err
 	}
 	return s.write(p)
+}
+
+// statesAtOnce bounds a transaction; Badger refuses those of more than about 2 MB.
+const statesAtOnce = 2000
+
+// prepareSeal brings what may be large into Badger before the transaction that makes the point visible.
+// A crash in between does no harm: it is done again from the journal, and comes out the same.
+func (s *Store) prepareSeal(ctx context.Context, c *sealChange) error {
+	if err := s.indexSegments(ctx, c.Seals); err != nil {
+		return err
+	}
+	for list := c.Containers; len(list) > statesAtOnce; list = list[statesAtOnce:] {
+		s.mu.Lock()
+		p := s.cat.putContainers(list[:statesAtOnce])
+		s.mu.Unlock()
+		if err := s.write(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) write(p *puts) error {
@@ -216,11 +236,15 @@ func (s *Store) write(p *puts) error {
 	})
 }
 
-// indexSegments puts the leaves and directory pages of map segments into Badger. A part that cannot be
+// indexSegments puts seals, and the leaves and directory pages of their map segments, into Badger. A part that cannot be
 // read is damage of the ranges that it maps; they are found when they are read.
 func (s *Store) indexSegments(ctx context.Context, seals []seal) error {
 	b := s.db.NewBatch()
 	for i := range seals {
+		if err := b.Put(keySeal(seals[i].Lineage, seals[i].Seq), mustJSON(&seals[i])); err != nil {
+			b.Cancel()
+			return err
+		}
 		for _, part := range seals[i].Parts {
 			err := s.eachInPart(ctx, &seals[i], part, func(n uint32, val []byte) error {
 				return b.Put(partKey(part.Kind, seals[i].Lineage, n, seals[i].Seq), val)
@@ -277,7 +301,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	if len(rec.Changed) > 0 {
-		if err := s.write(s.cat.sealedNow(rec.Changed)); err != nil {
+		if err := s.write(s.cat.putContainers(rec.Changed)); err != nil {
 			return err
 		}
 	}

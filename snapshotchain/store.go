@@ -57,6 +57,7 @@ type Store struct {
 	leaves *cache.Cache[leafKey, []Run]
 	dirs   *cache.Cache[leafKey, *dirPage]
 	hashes *cache.Cache[chunkstore.Ptr, []chunkstore.PageHash]
+	points *cache.Cache[pointsKey, []Point]
 
 	distrusted bool // the journal has gaps; set while the store is opened
 
@@ -90,6 +91,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
 	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
 		func(chunkstore.Ptr, []chunkstore.PageHash) {})
+	s.points = cache.New(opts.LeafCache, func(p []Point) int64 { return int64(len(p))*1024 + 128 }, func(pointsKey, []Point) {})
 	if err := s.start(ctx); err != nil {
 		s.stop(ctx)
 		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)

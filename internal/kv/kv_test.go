@@ -92,3 +92,42 @@ func TestReopenedDatabaseHasWhatWasCommitted(t *testing.T) {
 		t.Fatal(n, err)
 	}
 }
+
+// BenchmarkVerify measures what verifying the tables adds to opening a database.
+func BenchmarkVerify(b *testing.B) {
+	dir := b.TempDir()
+	db, err := Open(Options{Dir: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := db.NewBatch()
+	for i := range 1_000_000 {
+		if err := w.Put(key(i), value(i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		b.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	size := int64(0)
+	for _, t := range tables {
+		info, err := os.Stat(t)
+		if err != nil {
+			b.Fatal(err)
+		}
+		size += info.Size()
+	}
+	b.SetBytes(size)
+	for b.Loop() {
+		if err := prepare(dir); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -18,7 +18,7 @@ type codecs struct {
 func newCodecs() (*codecs, error) {
 	// Concurrency 0 lets as many callers decode at once as there are cores; memory is bounded by what
 	// a record may hold.
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxRaw))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxJournalRaw))
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +54,9 @@ func (c *codecs) encode(raw, buf []byte) (Codec, []byte, error) {
 func (c *codecs) decode(codec Codec, payload []byte, rawLen int) ([]byte, error) {
 	var raw []byte
 	var err error
+	if rawLen > maxJournalRaw {
+		return nil, errs.New(errs.Corrupt, "record decodes to %d bytes", rawLen)
+	}
 	switch codec {
 	case CodecRaw:
 		raw = payload

@@ -37,6 +37,9 @@ func (j *Journal) Append(payload []byte) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if len(payload) > maxJournalRaw || len(stored) > maxStored {
+		return 0, errs.New(errs.Invalid, "change of %d bytes is too large for the journal", len(payload))
+	}
 	r := &record{kind: KindJournal, codec: codec, payload: stored, rawLen: len(payload)}
 	if err := j.room(storedLen(0, len(stored))); err != nil {
 		return 0, err

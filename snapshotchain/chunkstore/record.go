@@ -34,9 +34,10 @@ const (
 	recordAlign   = 8
 	hashBytes     = 16
 	maxAux        = MaxChunkPages * hashBytes
-	maxStored     = 16 << 20 // bytes of a payload as stored
-	maxRaw        = 16 << 20 // bytes of a payload decoded
-	flagEncrypted = 1        // reserved: the payload is sealed with AES-256-GCM
+	maxStored     = 16 << 20  // bytes of a payload as stored
+	maxRaw        = 16 << 20  // bytes of a payload decoded
+	maxJournalRaw = 256 << 20 // the same of a journal record: a seal names every container that its draft filled
+	flagEncrypted = 1         // reserved: the payload is sealed with AES-256-GCM
 )
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) } // cached by the library
@@ -103,7 +104,11 @@ func parseSizes(h []byte) (recordSizes, error) {
 	}
 	le := binary.LittleEndian
 	payload, raw, aux := le.Uint32(h[12:]), le.Uint32(h[16:]), le.Uint32(h[20:])
-	if payload > maxStored || raw > maxRaw || aux > maxAux || aux%hashBytes != 0 {
+	limit := uint32(maxRaw)
+	if RecordKind(h[4]) == KindJournal {
+		limit = maxJournalRaw
+	}
+	if payload > maxStored || raw > limit || aux > maxAux || aux%hashBytes != 0 {
 		return recordSizes{}, errs.New(errs.Corrupt, "record header with impossible lengths")
 	}
 	return recordSizes{int(aux), int(payload)}, nil
