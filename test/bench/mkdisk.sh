@@ -1,0 +1,26 @@
+#!/bin/bash
+# mkdisk.sh OUT.raw: a real Debian disk, 8 GiB with about 7 GB of files: a server with databases, compilers,
+# an office suite and TeX. Made once and kept, because it takes minutes and fetches almost two gigabytes.
+set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin" LC_ALL=C
+out=$1
+[ ! -e "$out" ] || exit 0
+[ "$(id -u)" = 0 ] || { echo "mkdisk.sh: mmdebstrap needs root. Try: sudo make bench" >&2; exit 1; }
+mkdir -p "$(dirname "$out")"
+root=$(mktemp -d "$(dirname "$out")/rootfs.XXXXXX")
+trap 'rm -rf --one-file-system "$root" "$out.part"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+sets=(
+	systemd-sysv,linux-image-amd64,udev,iproute2,openssh-server,cron,rsyslog
+	nginx,postgresql,mariadb-server,redis-server
+	build-essential,clang,llvm-14-dev,golang,rustc,ghc,openjdk-17-jdk-headless
+	python3-scipy,python3-pandas,r-base-core
+	libreoffice-writer,libreoffice-calc,firefox-esr,gimp
+	texlive-latex-extra,texlive-fonts-extra
+)
+mmdebstrap -q --variant=minbase --include="$(IFS=,; echo "${sets[*]}")" bookworm "$root"
+du -sh --apparent-size "$root"
+truncate -s 8G "$out.part"
+mke2fs -q -F -t ext4 -d "$root" "$out.part"
+mv "$out.part" "$out"
