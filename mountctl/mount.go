@@ -145,7 +145,7 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 	if req.DryRun {
 		return a.show(m, func(w io.Writer) { fmt.Fprintln(w, whatGoes(m, req)) })
 	}
-	if !req.Keep && !yes && m.WrittenBytes > 0 {
+	if !req.Keep && !yes && (m.Modified || m.State != "mounted") && !m.ReadOnly {
 		if err := a.confirm(whatGoes(m, req)); err != nil {
 			return err
 		}

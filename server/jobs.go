@@ -86,7 +86,7 @@ func (js *jobs) load(path string) {
 	if !j.view.Finished() {
 		now := js.clock.Now().UTC()
 		j.view.State, j.view.Ended = "interrupted", &now
-		j.view.Error = &api.Error{Kind: errs.Canceled.String(), Message: "livemountd ended while the job was running; nothing of it is left"}
+		j.view.Error = &api.Error{Kind: errs.Canceled.String(), Message: "livemountd ended while the job was running; unless its point was sealed, nothing of it is left"}
 		js.save(j)
 	}
 	js.list[j.view.Job] = j

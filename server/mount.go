@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"livemount/blockdev"
 	"livemount/blockdev/overlay"
@@ -31,10 +32,13 @@ type mount struct {
 	fuse    *fusefs.Server // nil when not served
 	leaving bool           // an unmount of ours is under way
 	failure error          // why it is not served though it should be
+	elapsed time.Duration  // that serve took, the last time
 }
 
 // serve opens the disks and the log and mounts the tree at rec.Path. The caller holds mu.
 func (m *mount) serve(ctx context.Context, fresh bool) error {
+	began := m.s.clock.Now()
+	defer func() { m.elapsed = m.s.clock.Now().Sub(began) }()
 	nodes, err := m.openBases(ctx)
 	if err != nil {
 		return err
@@ -216,6 +220,7 @@ func (m *mount) view() api.Mount {
 	v := api.Mount{
 		Mount: m.rec.ID.String(), VM: m.rec.VM, Point: m.rec.Point.String(), PointTime: m.rec.PointTime,
 		Path: m.rec.Path, State: m.rec.State, ReadOnly: m.rec.ReadOnly, Created: m.rec.Created, Disks: []api.MountDisk{},
+		ElapsedSeconds: m.elapsed.Seconds(),
 	}
 	for _, d := range m.rec.Disks {
 		v.Disks = append(v.Disks, api.MountDisk{
@@ -227,7 +232,7 @@ func (m *mount) view() api.Mount {
 	}
 	if m.log != nil {
 		st := m.log.Stats()
-		v.OverlayBytes, v.WrittenBytes = st.LogBytes, st.LiveBytes
+		v.OverlayBytes, v.WrittenBytes, v.Modified = st.LogBytes, st.LiveBytes, st.Extents > 0
 		if err := m.log.Err(); err != nil {
 			v.State, v.Reason = "failed", err.Error()
 		}

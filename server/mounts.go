@@ -169,16 +169,23 @@ func (s *Server) resume(ctx context.Context, m *mount, dir string) error {
 	if m.fuse != nil {
 		return errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, m.rec.Path)
 	}
+	// The record says where before anything is mounted there: a daemon that is killed in between finds and
+	// cleans the dead mount when it starts again.
 	old := *m.rec
 	m.rec.Path, m.rec.MadeDir = dir, made
-	if err := m.serve(ctx, false); err != nil {
-		m.rec.Path, m.rec.MadeDir = old.Path, old.MadeDir
-		if made {
-			err = errors.Join(err, os.Remove(dir))
-		}
-		return err
+	err = m.setState(stateMounted)
+	if err == nil {
+		err = m.serve(ctx, false)
 	}
-	return m.setState(stateMounted)
+	if err == nil {
+		return nil
+	}
+	m.rec.Path, m.rec.MadeDir = old.Path, old.MadeDir
+	err = errors.Join(err, m.setState(old.State))
+	if made {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	return err
 }
 
 // findMount finds a mount by a unique prefix of its id, or by its folder.

@@ -128,9 +128,10 @@ type Mount struct {
 	ReadOnly       bool        `json:"read_only"`
 	Disks          []MountDisk `json:"disks"`
 	Created        time.Time   `json:"created"`
-	OverlayBytes   int64       `json:"overlay_bytes"` // what it takes on disk
-	WrittenBytes   int64       `json:"written_bytes"` // what differs from the point
-	ElapsedSeconds float64     `json:"elapsed_seconds,omitempty"`
+	OverlayBytes   int64       `json:"overlay_bytes"`   // what it takes on disk
+	WrittenBytes   int64       `json:"written_bytes"`   // data that differs from the point
+	Modified       bool        `json:"modified"`        // something differs from the point, be it only zeroes
+	ElapsedSeconds float64     `json:"elapsed_seconds"` // that it took to mount, the last time
 }
 
 // MountDisk is a disk of a mount.
