@@ -155,7 +155,11 @@ func (a *app) addChanged(req *api.BackupRequest, arg string) error {
 	if path != "-" {
 		f, err := openRegular(path)
 		if err != nil {
-			return errs.New(errs.KindOf(err), "changed extents: %w", err)
+			err = errs.New(errs.KindOf(err), "changed extents: %w", err)
+			if name, _, ok := strings.Cut(arg, "="); ok {
+				err = errs.WithTry(err, "name a disk of this backup: %q is none", name)
+			}
+			return err
 		}
 		defer f.Close()
 		r = f

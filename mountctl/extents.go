@@ -71,6 +71,9 @@ func extentError(n int, l *io.LimitedReader, err error) error {
 	if l.N == 0 {
 		return tooMany(fmt.Sprintf("more than %d MiB", maxExtentBytes>>20))
 	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("the file ends before the list does")
+	}
 	return errs.WithTry(errs.New(errs.Invalid, "extent %d: %w", n, err), `[{"offset": 0, "length": 65536}]`)
 }
 

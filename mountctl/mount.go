@@ -106,7 +106,11 @@ func mountTable(w io.Writer, mounts []api.Mount) {
 		if m.ReadOnly {
 			mode = "read-only"
 		}
-		rows = append(rows, []string{short(m.Mount), m.VM, when(m.PointTime), m.State, mode, size(m.WrittenBytes), m.Path})
+		written := size(m.WrittenBytes)
+		if m.State != "mounted" {
+			written = "-" // not counted while it is not served
+		}
+		rows = append(rows, []string{short(m.Mount), m.VM, when(m.PointTime), m.State, mode, written, m.Path})
 	}
 	table(w, rows)
 	for _, m := range mounts {
@@ -145,7 +149,7 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 	if req.DryRun {
 		return a.show(m, func(w io.Writer) { fmt.Fprintln(w, whatGoes(m, req)) })
 	}
-	if !req.Keep && !yes && (m.Modified || m.State != "mounted") && !m.ReadOnly {
+	if !req.Keep && !yes && (m.Modified || m.State == "failed") && !m.ReadOnly {
 		if err := a.confirm(whatGoes(m, req)); err != nil {
 			return err
 		}
@@ -160,6 +164,9 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 }
 
 func whatGoes(m *api.Mount, req *api.UnmountRequest) string {
+	if !req.Keep && m.State != "mounted" {
+		return fmt.Sprintf("what was written to mount %s of %s, %s, would be lost for good", short(m.Mount), m.VM, m.State)
+	}
 	if req.Keep {
 		return fmt.Sprintf("mount %s of %s at %s would end; %s written to it would be kept", short(m.Mount), m.VM, m.Path, size(m.WrittenBytes))
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"livemount/internal/errs"
 	"livemount/server/api"
@@ -71,7 +72,7 @@ web@-3 (three before the latest), web@2h-ago, web@id:3f2a.`,
 		Example: `  mountctl backup web --disk sda=/images/web.raw
   mountctl mount web@latest /mnt/web
   mountctl unmount /mnt/web --yes`,
-		SilenceUsage: true, SilenceErrors: true,
+		Version: api.Version, SilenceUsage: true, SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&a.server, "server", "", "livemountd: unix:PATH or HOST:PORT (default $LIVEMOUNT_SERVER, else its socket)")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
@@ -148,6 +149,6 @@ func isTerminal(w io.Writer) bool {
 	if !ok {
 		return false
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS) // /dev/null is a character device as well
+	return err == nil && os.Getenv("TERM") != "dumb"
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 
@@ -38,10 +39,17 @@ func ReadConfig(path string, into *Config) error {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
-	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		return errs.New(errs.Invalid, "%s: %w", path, err)
+	err = d.Decode(into)
+	if err == nil || errors.Is(err, io.EOF) {
+		return nil
 	}
-	return nil
+	var wrong *yaml.TypeError
+	if errors.As(err, &wrong) { // in words of the file, not of our source
+		text := strings.Join(wrong.Errors, "; ")
+		text = strings.ReplaceAll(text, " not found in type server.Config", " is not a setting")
+		err = errors.New(strings.ReplaceAll(text, "!!", ""))
+	}
+	return errs.WithTry(errs.New(errs.Invalid, "%s: %w", path, err), "livemountd --help")
 }
 
 func (c *Config) setDefaults() error {

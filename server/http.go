@@ -140,7 +140,7 @@ func (s *Server) getStatus(*http.Request) (int, any, error) {
 	st := s.store.Stats()
 	broken, damage := s.store.Health()
 	v := api.Status{
-		Version: Version, Store: s.store.ID().String(), Data: s.config.Data, VMs: st.VMs, Points: st.Points,
+		Version: api.Version, Store: s.store.ID().String(), Data: s.config.Data, VMs: st.VMs, Points: st.Points,
 		LogicalBytes: st.LogicalBytes, UniqueBytes: st.UniqueBytes, SharedBytes: max(0, st.LogicalBytes-st.UniqueBytes),
 		StoredBytes: st.StoredBytes, MetadataBytes: st.MetadataBytes, Damage: append([]string{}, damage...),
 		UptimeSeconds: s.clock.Now().Sub(s.started).Seconds(),

@@ -25,9 +25,6 @@ import (
 	"livemount/snapshotchain"
 )
 
-// Version is what status tells.
-const Version = "0.1.0"
-
 // Server is a running daemon.
 type Server struct {
 	config  Config

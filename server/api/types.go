@@ -4,6 +4,9 @@ package api
 
 import "time"
 
+// Version is that of Livemount: both programs and the API.
+const Version = "0.1.0"
+
 // Range is a range of a disk in bytes.
 type Range struct {
 	Offset int64 `json:"offset"`

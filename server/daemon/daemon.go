@@ -60,7 +60,7 @@ func command(stderr io.Writer) *cobra.Command {
 	var flags server.Config
 	var file string
 	cmd := &cobra.Command{
-		Use: "livemountd", Short: "Serve a store of backups", Long: help, Version: server.Version,
+		Use: "livemountd", Short: "Serve a store of backups", Long: help, Version: api.Version,
 		Args: noArgs, SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
@@ -72,7 +72,9 @@ func command(stderr io.Writer) *cobra.Command {
 	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
 	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 64 to 1024)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errs.As(errs.Invalid, err) })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return errs.WithTry(errs.As(errs.Invalid, err), "livemountd --help")
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := merge(file, flags)
 		if err != nil {
@@ -89,7 +91,7 @@ func command(stderr io.Writer) *cobra.Command {
 
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return errs.New(errs.Invalid, "unexpected argument %q", args[0])
+		return errs.WithTry(errs.New(errs.Invalid, "unexpected argument %q", args[0]), "livemountd --help")
 	}
 	return nil
 }
