@@ -177,6 +177,8 @@ func (m *mount) ended(f *fusefs.Server) {
 func (m *mount) release() error {
 	var err error
 	if m.log != nil {
+		st := m.log.Stats()
+		m.rec.Overlay, m.rec.Written, m.rec.Modified = st.LogBytes, st.LiveBytes, st.Extents > 0
 		err = m.log.Close()
 		m.log = nil
 	}
@@ -220,7 +222,7 @@ func (m *mount) view() api.Mount {
 	v := api.Mount{
 		Mount: m.rec.ID.String(), VM: m.rec.VM, Point: m.rec.Point.String(), PointTime: m.rec.PointTime,
 		Path: m.rec.Path, State: m.rec.State, ReadOnly: m.rec.ReadOnly, Created: m.rec.Created, Disks: []api.MountDisk{},
-		ElapsedSeconds: m.elapsed.Seconds(),
+		ElapsedSeconds: m.elapsed.Seconds(), OverlayBytes: m.rec.Overlay, WrittenBytes: m.rec.Written, Modified: m.rec.Modified,
 	}
 	for _, d := range m.rec.Disks {
 		v.Disks = append(v.Disks, api.MountDisk{

@@ -2,8 +2,6 @@ package server
 
 import (
 	"encoding/json"
-	"fmt"
-	"hash/crc32"
 	"path"
 	"time"
 
@@ -28,7 +26,9 @@ type mountRecord struct {
 	ReadOnly  bool                  `json:"read_only"`
 	State     string                `json:"state"` // mounted, kept or discarded
 	Disks     []mountDisk           `json:"disks"`
-	Check     string                `json:"crc32c"` // of the same JSON with this field empty
+	Overlay   int64                 `json:"overlay_bytes"` // these three as of the last time that the log was closed
+	Written   int64                 `json:"written_bytes"`
+	Modified  bool                  `json:"modified"`
 }
 
 type mountDisk struct {
@@ -53,26 +53,15 @@ const (
 	maxRecord    = 1 << 20
 )
 
-func (r *mountRecord) sum() (string, error) {
-	c := *r
-	c.Check = ""
-	b, err := json.Marshal(&c)
-	return fmt.Sprintf("%08x", crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))), err
-}
-
 // write makes the record durable in dir.
 func (r *mountRecord) write(dir string) error {
 	r.Format = recordFormat
 	r.Gen++
-	var err error
-	if r.Check, err = r.sum(); err != nil {
-		return err
-	}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return vfs.WriteFile(vfs.OS{}, path.Join(dir, recordName(r.Gen)), b)
+	return vfs.WriteChecked(vfs.OS{}, path.Join(dir, recordName(r.Gen)), b)
 }
 
 func recordName(gen uint64) string {
@@ -105,20 +94,20 @@ func readOneRecord(name string) (*mountRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseMountRecord(b)
+	return parseMountRecord(name, b)
 }
 
-func parseMountRecord(b []byte) (*mountRecord, error) {
+func parseMountRecord(name string, b []byte) (*mountRecord, error) {
+	b, err := vfs.Checked(name, b)
+	if err != nil {
+		return nil, err
+	}
 	var r mountRecord
 	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, errs.As(errs.Corrupt, err)
+		return nil, errs.New(errs.Corrupt, "%s: %w", name, err)
 	}
-	want, err := r.sum()
-	if err != nil || r.Check != want {
-		if r.Format > recordFormat {
-			return nil, errs.New(errs.Newer, "record of format %d", r.Format)
-		}
-		return nil, errs.New(errs.Corrupt, "checksum mismatch")
+	if r.Format > recordFormat {
+		return nil, errs.New(errs.Newer, "%s: format %d; this version knows %d", name, r.Format, recordFormat)
 	}
 	return &r, nil
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"time"
@@ -27,13 +25,6 @@ type formatFile struct {
 	Store      string          `json:"store"`
 	Created    time.Time       `json:"created"`
 	Encryption json.RawMessage `json:"encryption,omitempty"` // key slots; a store without is not encrypted
-	Check      string          `json:"crc32c"`               // of the same JSON with this field empty
-}
-
-// sum is the checksum that belongs into Check.
-func (f formatFile) sum() string {
-	f.Check = ""
-	return fmt.Sprintf("%08x", crc32.Checksum(mustJSON(f), crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // takeLock makes sure that one process owns the store. The kernel gives the lock back when the process ends.
@@ -60,9 +51,12 @@ func takeLock(dir string) (*os.File, error) {
 // loadFormat reads DIR/FORMAT, or writes it for a new store.
 func (s *Store) loadFormat() (chunkstore.StoreID, error) {
 	path := filepath.Join(s.opts.Dir, "FORMAT")
-	b, err := vfs.ReadFile(vfs.OS{}, path, 1<<20)
+	b, err := vfs.ReadChecked(vfs.OS{}, path, 1<<20)
 	if errs.Is(err, errs.NotFound) {
 		return s.newFormat(path)
+	}
+	if errs.Is(err, errs.Corrupt) {
+		return s.formatFromContainers(path, err)
 	}
 	if err != nil {
 		return chunkstore.StoreID{}, err
@@ -70,9 +64,6 @@ func (s *Store) loadFormat() (chunkstore.StoreID, error) {
 	var f formatFile
 	if err := json.Unmarshal(b, &f); err != nil {
 		return s.formatFromContainers(path, err)
-	}
-	if f.Check != f.sum() && f.Format <= FormatVersion {
-		return s.formatFromContainers(path, errs.New(errs.Corrupt, "checksum mismatch"))
 	}
 	if f.Format > FormatVersion || f.Encryption != nil {
 		return chunkstore.StoreID{}, errs.WithTry(
@@ -110,10 +101,9 @@ func (s *Store) formatFromContainers(path string, cause error) (chunkstore.Store
 
 func (s *Store) writeFormat(path string, id chunkstore.StoreID) error {
 	f := formatFile{Format: FormatVersion, Store: id.String(), Created: s.opts.Clock.Now().UTC()}
-	f.Check = f.sum()
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return err
 	}
-	return vfs.WriteFile(vfs.OS{}, path, append(b, '\n'))
+	return vfs.WriteChecked(vfs.OS{}, path, b)
 }
