@@ -92,13 +92,23 @@ web@-3 (three before the latest), web@2h-ago, web@id:3f2a.`,
 		return c.Help()
 	}
 	root.Args = cobra.ArbitraryArgs
+	a.addCommands(root)
+	return root
+}
+
+func (a *app) addCommands(root *cobra.Command) {
+	none := cobra.ShellCompDirectiveNoFileComp
+	complete := map[string]completion{
+		"backup": a.completeVMs("", none), "points": a.completeVMs("", none), "config": a.completeVMs("@", none),
+		"mount": a.completeVMs("@", cobra.ShellCompDirectiveFilterDirs), "unmount": a.completeMounts,
+	}
 	for _, c := range []*cobra.Command{
 		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.mountCmd(), a.mountsCmd(), a.unmountCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes
+		c.ValidArgsFunction = complete[c.Name()]
 		root.AddCommand(c)
 	}
-	return root
 }
 
 // args wants between least and most arguments, named as in the usage line.

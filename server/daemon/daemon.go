@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -39,8 +40,15 @@ The file holds the same names:
 Exit codes: 0 stopped, 1 error, 2 usage, 11 store in use, 12 denied, 13 corrupt,
 15 no space, 18 store of a newer version.`
 
+// memoryLimit makes the collector work harder before the daemon takes more, in bytes. What it really needs
+// is bounded by the caches and buffers that docs/ARCHITECTURE.md lists.
+const memoryLimit = 400 << 20
+
 // Main runs livemountd and returns its exit code.
 func Main(args []string, stderr io.Writer) int {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	cmd := command(stderr)
