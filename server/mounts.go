@@ -167,7 +167,11 @@ func (s *Server) resume(ctx context.Context, m *mount, dir string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fuse != nil {
-		return errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, m.rec.Path)
+		err := errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, m.rec.Path)
+		if made {
+			err = errors.Join(err, os.Remove(dir))
+		}
+		return err
 	}
 	// The record says where before anything is mounted there: a daemon that is killed in between finds and
 	// cleans the dead mount when it starts again.
