@@ -145,9 +145,7 @@ func (s *Server) getStatus(*http.Request) (int, any, error) {
 		StoredBytes: st.StoredBytes, MetadataBytes: st.MetadataBytes, Damage: append([]string{}, damage...),
 		UptimeSeconds: s.clock.Now().Sub(s.started).Seconds(),
 	}
-	s.mu.Lock()
-	v.Damage = append(v.Damage, s.damage...)
-	s.mu.Unlock()
+	v.Damage = append(v.Damage, s.knownDamage()...)
 	for _, m := range s.allMounts() {
 		v.Mounts++
 		v.OverlayBytes += m.OverlayBytes

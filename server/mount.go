@@ -25,6 +25,7 @@ type mount struct {
 	s   *Server
 	dir string // of its record and log
 
+	damage  damageList
 	mu      sync.Mutex // one operation on the mount at a time; guards all below
 	rec     *mountRecord
 	log     *overlay.Log // nil when read-only or not served
@@ -40,13 +41,13 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	began := m.s.clock.Now()
 	defer func() { m.elapsed = m.s.clock.Now().Sub(began) }()
 	nodes, err := m.openBases(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = m.openLog(ctx, nodes, fresh)
 	}
-	if err := m.openLog(ctx, nodes, fresh); err != nil {
-		return err
+	var tree *fs.Tree
+	if err == nil {
+		tree, err = m.tree()
 	}
-	tree, err := m.tree()
 	if err == nil {
 		err = m.mountTree(ctx, tree)
 	}
@@ -88,6 +89,7 @@ func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) e
 	m.log, rep, err = overlay.Open(ctx, o, nodes)
 	for _, d := range rep.Damage {
 		m.s.log.Error("mount log is damaged", "mount", m.rec.ID.String(), "node", d.Node, "offset", d.Off, "length", d.Len, "why", d.Why)
+		m.damage.add("mount %s: log: node %d, %d bytes at %d: %s", m.rec.ID, d.Node, d.Len, d.Off, d.Why)
 	}
 	return err
 }
@@ -113,7 +115,9 @@ func (m *mount) tree() (*fs.Tree, error) {
 			data = dev
 		}
 		_, err := t.AddDisk(fs.Disk{
-			ID: fs.NodeID(d.Node), Name: diskFile(d.Disk.Name), Data: data,
+			ID: fs.NodeID(d.Node), Name: diskFile(d.Disk.Name), Data: notice(data, func(err error) {
+				m.damage.add("mount %s: disk %s: %v", m.rec.ID, d.Disk.Name, err)
+			}),
 			Allocated: m.allocated(m.log, &d.Disk), Modified: m.rec.PointTime,
 		})
 		if err != nil {

@@ -5,16 +5,18 @@ import (
 	"path"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/snapshotchain"
 )
 
-// mountRecord says what a mount is. It is kept twice, as record.a and record.b, written in turn, so that
-// a spoiled one leaves the other; format in FORMAT.md.
+// mountRecord says what a mount is. It is kept twice, as record.a and record.b, so that a spoiled one leaves
+// the other; format in FORMAT.md.
 type mountRecord struct {
 	Format    int                   `json:"format"`
-	Gen       uint64                `json:"gen"` // grows with each write; the highest good one counts
+	Gen       uint64                `json:"gen"` // grows with each write; of the good copies the highest counts
 	ID        mountID               `json:"mount"`
 	VM        string                `json:"vm"`
 	VMID      snapshotchain.VMID    `json:"vm_id"`
@@ -29,6 +31,8 @@ type mountRecord struct {
 	Overlay   int64                 `json:"overlay_bytes"` // these three as of the last time that the log was closed
 	Written   int64                 `json:"written_bytes"`
 	Modified  bool                  `json:"modified"`
+
+	alone bool // the other copy does not say the same
 }
 
 type mountDisk struct {
@@ -53,7 +57,8 @@ const (
 	maxRecord    = 1 << 20
 )
 
-// write makes the record durable in dir.
+// write makes the record durable in dir, both copies of it. They are written side by side, for the time of
+// one; when only one gets there, it is whole, and the newer one counts.
 func (r *mountRecord) write(dir string) error {
 	r.Format = recordFormat
 	r.Gen++
@@ -61,31 +66,34 @@ func (r *mountRecord) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return vfs.WriteChecked(vfs.OS{}, path.Join(dir, recordName(r.Gen)), b)
-}
-
-func recordName(gen uint64) string {
-	if gen%2 == 1 {
-		return "record.a"
+	var g errgroup.Group
+	for _, name := range recordNames() {
+		g.Go(func() error { return vfs.WriteChecked(vfs.OS{}, path.Join(dir, name), b) })
 	}
-	return "record.b"
+	return g.Wait()
 }
 
-// readMountRecord returns the newest good record in dir. NotFound when none was ever written.
-func readMountRecord(dir string) (*mountRecord, error) {
-	a, errA := readOneRecord(path.Join(dir, "record.a"))
-	b, errB := readOneRecord(path.Join(dir, "record.b"))
+func recordNames() [2]string { return [2]string{"record.a", "record.b"} }
+
+// readMountRecord returns the newest good record in dir; bad is the error of a copy that is spoiled.
+// NotFound when none was ever written.
+func readMountRecord(dir string) (rec *mountRecord, bad, err error) {
+	names := recordNames()
+	a, errA := readOneRecord(path.Join(dir, names[0]))
+	b, errB := readOneRecord(path.Join(dir, names[1]))
 	switch {
 	case errs.Is(errA, errs.Newer) || errs.Is(errB, errs.Newer):
-		return nil, errs.New(errs.Newer, "mount record in %s was written by a newer version", dir)
+		return nil, nil, errs.New(errs.Newer, "mount record in %s was written by a newer version", dir)
 	case errA == nil && (errB != nil || a.Gen > b.Gen):
-		return a, nil
+		a.alone = true
+		return a, errB, nil
 	case errB == nil:
-		return b, nil
+		b.alone = errA != nil || a.Gen < b.Gen
+		return b, errA, nil
 	case errs.Is(errA, errs.NotFound) && errs.Is(errB, errs.NotFound):
-		return nil, errA
+		return nil, nil, errA
 	default:
-		return nil, errs.New(errs.Corrupt, "mount record in %s: %v; %v", dir, errA, errB)
+		return nil, nil, errs.New(errs.Corrupt, "mount record in %s: %v; %v", dir, errA, errB)
 	}
 }
 

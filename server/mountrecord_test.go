@@ -60,7 +60,7 @@ func TestAFlippedByteInARecordLosesNoMount(t *testing.T) {
 		if err := os.WriteFile(newest, spoiled, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := readMountRecord(dir)
+		got, _, err := readMountRecord(dir)
 		if err != nil || got.Path != "/mnt/web" || got.Point != 3 || len(got.Disks) != 1 || got.Disks[0].Disk.Seq != 5 {
 			t.Fatalf("flip at %d: %+v, %v", pos, got, err)
 		}
@@ -72,7 +72,7 @@ func TestANewerMountRecordIsRefused(t *testing.T) {
 	if err := vfs.WriteChecked(vfs.OS{}, filepath.Join(dir, "record.a"), []byte(`{"format": 2}`)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readMountRecord(dir); !errs.Is(err, errs.Newer) {
+	if _, _, err := readMountRecord(dir); !errs.Is(err, errs.Newer) {
 		t.Fatal(err)
 	}
 }

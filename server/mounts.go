@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
@@ -240,19 +241,9 @@ func (s *Server) restoreMounts(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names {
-		dir := filepath.Join(s.mountsDir(), name)
-		rec, err := readMountRecord(dir)
-		switch {
-		case errs.Is(err, errs.NotFound): // nothing was ever served from it
-			err = vfs.RemoveAll(fsys, dir)
-		case err == nil && (rec.State == stateDiscarded || rec.ID.String() != name):
-			err = vfs.RemoveAll(fsys, dir)
-		case err == nil:
-			s.restoreMount(ctx, dir, rec)
-		}
+		err := s.restoreDir(ctx, name)
 		if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Newer) {
-			s.damage = append(s.damage, err.Error())
-			s.log.Error("mount was not restored", "dir", dir, "err", err)
+			s.addDamage(err)
 			continue
 		}
 		if err != nil {
@@ -260,6 +251,55 @@ func (s *Server) restoreMounts(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// restoreDir restores the mount in one folder. It removes nothing that somebody may have written to.
+func (s *Server) restoreDir(ctx context.Context, name string) error {
+	dir := filepath.Join(s.mountsDir(), name)
+	rec, bad, err := readMountRecord(dir)
+	if errs.Is(err, errs.NotFound) {
+		if _, err := os.Stat(filepath.Join(dir, "log")); !errs.Is(err, errs.NotFound) {
+			return errs.New(errs.Corrupt, "mount record in %s is missing; its log is there and is kept", dir)
+		}
+		return vfs.RemoveAll(vfs.OS{}, dir) // nothing was ever served from it
+	}
+	if err != nil {
+		return err
+	}
+	if rec.ID.String() != name {
+		return errs.New(errs.Corrupt, "mount record in %s is that of mount %s; the folder is left alone", dir, rec.ID)
+	}
+	if rec.State == stateDiscarded {
+		return vfs.RemoveAll(vfs.OS{}, dir)
+	}
+	if bad != nil {
+		s.addDamage(fmt.Errorf("mount %s: one copy of its record was bad and is written again: %w", rec.ID, bad))
+	}
+	if rec.alone { // a crash, or a spoiled copy
+		if err := rec.write(dir); err != nil && !errs.Is(err, errs.NoSpace) {
+			return err
+		}
+	}
+	s.restoreMount(ctx, dir, rec)
+	return nil
+}
+
+func (s *Server) addDamage(err error) {
+	s.log.Error("damage found", "what", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.damage = append(s.damage, err.Error())
+}
+
+// knownDamage is what is bad in mounts and their records.
+func (s *Server) knownDamage() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := append([]string(nil), s.damage...)
+	for _, m := range s.mounts {
+		list = append(list, m.damage.get()...)
+	}
+	return list
 }
 
 func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord) {
