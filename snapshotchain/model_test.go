@@ -3,6 +3,7 @@ package snapshotchain_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -558,6 +559,21 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.check()
 		},
 	}
+}
+
+// TestMain sets how many histories the model goes through.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		n := "60"
+		if os.Getenv("LIVEMOUNT_SOAK") != "" {
+			n = "3000"
+		}
+		if err := checks.Value.Set(n); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
 }
 
 // The chain, with aborts, failing disks, power cuts and a metadata store that loses or spoils what it
