@@ -48,6 +48,9 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	if err == nil {
 		tree, err = m.tree()
 	}
+	if err == nil && fresh {
+		err = m.recordFirst()
+	}
 	if err == nil {
 		err = m.mountTree(ctx, tree)
 	}
@@ -55,6 +58,15 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 		return errors.Join(err, m.release())
 	}
 	return nil
+}
+
+// recordFirst makes the record of a new mount durable. The log is there by now, and nothing can have been
+// written to it: whoever finds a record without a log knows that the log was lost.
+func (m *mount) recordFirst() error {
+	if err := m.rec.write(m.dir); err != nil {
+		return err
+	}
+	return vfs.OS{}.SyncDir(filepath.Dir(m.dir))
 }
 
 func (m *mount) openBases(ctx context.Context) ([]overlay.Node, error) {
@@ -87,11 +99,30 @@ func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) e
 	}
 	var rep overlay.Report
 	m.log, rep, err = overlay.Open(ctx, o, nodes)
+	if errs.Is(err, errs.NotFound) {
+		err = errs.New(errs.Corrupt, "the log is missing, and with it what was written: %w", err)
+	}
 	for _, d := range rep.Damage {
 		m.s.log.Error("mount log is damaged", "mount", m.rec.ID.String(), "node", d.Node, "offset", d.Off, "length", d.Len, "why", d.Why)
 		m.damage.add("mount %s: log: node %d, %d bytes at %d: %s", m.rec.ID, d.Node, d.Len, d.Off, d.Why)
 	}
 	return err
+}
+
+// wasServed says whether the folder of a mount without a record has a log that somebody may have written to.
+func (s *Server) wasServed(ctx context.Context, dir string, id mountID) (bool, error) {
+	segments, err := filepath.Glob(filepath.Join(dir, "log", "*.seg"))
+	if err != nil || len(segments) == 0 {
+		return false, err
+	}
+	l, rep, err := overlay.Open(ctx, overlay.Options{
+		FS: vfs.OS{}, Dir: filepath.Join(dir, "log"), Mount: s.overlayID(id), Clock: s.clock, NoBackground: true,
+	}, nil)
+	if err != nil {
+		return true, nil // it cannot be told: it is kept
+	}
+	written := l.Stats().LastSeq > 0 || len(rep.Damage) > 0
+	return written, l.Close()
 }
 
 // overlayID ties the log to the store and to the mount.

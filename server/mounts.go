@@ -83,15 +83,9 @@ func (s *Server) newMount(ctx context.Context, vm *snapshotchain.VM, p *snapshot
 	return m, nil
 }
 
-// create makes the mount's folder and record durable before anything can be written to it.
+// create makes the mount's folder and serves it.
 func (m *mount) create(ctx context.Context) error {
 	if err := (vfs.OS{}).MkdirAll(m.dir); err != nil {
-		return err
-	}
-	if err := m.rec.write(m.dir); err != nil {
-		return err
-	}
-	if err := (vfs.OS{}).SyncDir(filepath.Dir(m.dir)); err != nil {
 		return err
 	}
 	return m.serve(ctx, true)
@@ -258,10 +252,7 @@ func (s *Server) restoreDir(ctx context.Context, name string) error {
 	dir := filepath.Join(s.mountsDir(), name)
 	rec, bad, err := readMountRecord(dir)
 	if errs.Is(err, errs.NotFound) {
-		if _, err := os.Stat(filepath.Join(dir, "log")); !errs.Is(err, errs.NotFound) {
-			return errs.New(errs.Corrupt, "mount record in %s is missing; its log is there and is kept", dir)
-		}
-		return vfs.RemoveAll(vfs.OS{}, dir) // nothing was ever served from it
+		return s.removeUnborn(ctx, dir, name)
 	}
 	if err != nil {
 		return err
@@ -282,6 +273,23 @@ func (s *Server) restoreDir(ctx context.Context, name string) error {
 	}
 	s.restoreMount(ctx, dir, rec)
 	return nil
+}
+
+// removeUnborn removes the folder of a mount that a crash caught before it had a record.
+func (s *Server) removeUnborn(ctx context.Context, dir, name string) error {
+	var id mountID
+	if err := id.UnmarshalText([]byte(name)); err != nil {
+		return errs.New(errs.Corrupt, "%s holds no mount and is left alone", dir)
+	}
+	written, err := s.wasServed(ctx, dir, id)
+	if err != nil {
+		return err
+	}
+	if written {
+		return errs.New(errs.Corrupt, "mount record in %s is missing; its log is there and is kept", dir)
+	}
+	s.log.Warn("mount that was never served was removed", "mount", name)
+	return vfs.RemoveAll(vfs.OS{}, dir)
 }
 
 func (s *Server) addDamage(err error) {
@@ -314,18 +322,12 @@ func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord)
 	defer m.mu.Unlock()
 	_, err := fusefs.CleanDead(ctx, rec.Path)
 	if err == nil {
-		err = m.serveAgain(ctx)
+		err = m.serve(ctx, false)
 	}
 	if err != nil {
 		m.failure = err
 		s.log.Error("mount did not come back", "mount", rec.ID.String(), "path", rec.Path, "err", err)
 	}
-}
-
-// serveAgain is serve for a mount whose first start may have been cut off before it had a log.
-func (m *mount) serveAgain(ctx context.Context) error {
-	_, err := os.Stat(filepath.Join(m.dir, "log"))
-	return m.serve(ctx, errs.Is(err, errs.NotFound))
 }
 
 // stopMounts unmounts everything; the records stay, so that the next start brings it back.

@@ -27,23 +27,30 @@ func isMachine(err error) bool {
 }
 
 // prepare removes what Badger only keeps as statistics and verifies every table, so that none of its
-// goroutines meets bad bytes.
+// goroutines meets bad bytes. Without a MANIFEST, Badger would remove the tables and begin anew.
 func prepare(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
+	tables, manifest := 0, false
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		switch {
+		case e.Name() == "MANIFEST":
+			manifest = true
 		case e.Name() == "DISCARD":
 			err = os.Remove(path)
 		case strings.HasSuffix(e.Name(), ".sst"):
+			tables++
 			err = verifyTable(path)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if tables > 0 && !manifest {
+		return errs.New(errs.Corrupt, "%s is missing", filepath.Join(dir, "MANIFEST"))
 	}
 	return nil
 }

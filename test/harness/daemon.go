@@ -49,7 +49,7 @@ func (d *Daemon) cleanup() {
 	if d.Running() {
 		d.Kill()
 	}
-	if d.t.Failed() && d.stderr != nil {
+	if d.t.Failed() && d.stderr != nil && d.stderr.String() != "" {
 		d.t.Logf("the last livemountd said:\n%s", tail(d.stderr.String(), 8000))
 	}
 }

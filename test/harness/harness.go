@@ -128,7 +128,21 @@ func Try(name string, args ...string) (string, error) {
 // mounted below it is detached and it is removed.
 func Dir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "lm-")
+	return dirIn(t, "")
+}
+
+// MemoryDir is Dir in memory, for stores that are only read and copied many times: nothing waits for a disk.
+func MemoryDir(t testing.TB) string {
+	t.Helper()
+	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {
+		return dirIn(t, "")
+	}
+	return dirIn(t, "/dev/shm")
+}
+
+func dirIn(t testing.TB, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "lm-")
 	if err != nil {
 		t.Fatal(err)
 	}
