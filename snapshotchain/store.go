@@ -135,10 +135,19 @@ func (s *Store) stop(ctx context.Context) error {
 		keep(s.chunks.Close(ctx))
 	}
 	if s.db != nil {
-		keep(s.db.Close())
+		keep(s.closeMeta())
 	}
 	keep(s.lock.Close())
 	return first
+}
+
+// closeMeta closes Badger, unless the disk is too full for what it writes then: its log has everything.
+func (s *Store) closeMeta() error {
+	if err := s.opts.AdmitCommit(); err != nil {
+		s.opts.Log.Warn("metadata was not closed cleanly", "err", err)
+		return nil
+	}
+	return s.db.Close()
 }
 
 // fail stops all further changes.

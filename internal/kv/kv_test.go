@@ -131,3 +131,38 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 }
+
+// A crash leaves empty log files and tables that nothing lists; they are not corruption.
+func TestWhatACrashLeavesDoesNotSpoilTheDatabase(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 100)
+	for _, name := range []string{"000777.vlog", "00777.mem", "000777.sst"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "000778.sst"), []byte("half a table"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for i := range 100 {
+		if got, err := db.Get(key(i)); err != nil || !bytes.Equal(got, value(i)) {
+			t.Fatalf("key %d: %v", i, err)
+		}
+	}
+}
+
+func TestLostListOfTablesIsCorrupt(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 100)
+	if err := os.Remove(filepath.Join(dir, "MANIFEST")); err != nil {
+		t.Fatal(err)
+	}
+	if db, err := Open(Options{Dir: dir}); !errs.Is(err, errs.Corrupt) {
+		t.Fatal(db, err)
+	}
+}

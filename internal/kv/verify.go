@@ -6,9 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/ristretto/v2/z"
@@ -26,33 +26,67 @@ func isMachine(err error) bool {
 	return false
 }
 
-// prepare removes what Badger only keeps as statistics and verifies every table, so that none of its
-// goroutines meets bad bytes. Without a MANIFEST, Badger would remove the tables and begin anew.
+// prepare verifies every table that Badger will open, so that none of its goroutines meets bad bytes, and
+// removes what stands in its way: statistics, and the empty log files that a crash leaves between their
+// creation and their first byte, which Badger refuses.
 func prepare(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	tables, manifest := 0, false
+	listed, err := listedTables(dir)
+	if err != nil {
+		return err
+	}
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		switch {
-		case e.Name() == "MANIFEST":
-			manifest = true
-		case e.Name() == "DISCARD":
-			err = os.Remove(path)
-		case strings.HasSuffix(e.Name(), ".sst"):
-			tables++
-			err = verifyTable(path)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := prepareFile(dir, e, listed); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	if tables > 0 && !manifest {
-		return errs.New(errs.Corrupt, "%s is missing", filepath.Join(dir, "MANIFEST"))
+	return nil
+}
+
+func prepareFile(dir string, e fs.DirEntry, listed map[uint64]badger.TableManifest) error {
+	path := filepath.Join(dir, e.Name())
+	switch filepath.Ext(path) {
+	case ".sst":
+		if listed == nil { // Badger would remove all tables and begin anew
+			return errs.New(errs.Corrupt, "%s is missing", filepath.Join(dir, badger.ManifestFilename))
+		}
+		if id, ok := table.ParseFileID(e.Name()); ok {
+			if _, ok := listed[id]; !ok {
+				return nil // a crash left it half written, or not removed; Badger removes it
+			}
+		}
+		return verifyTable(path)
+	case ".vlog", ".mem":
+		info, err := e.Info()
+		if err != nil || info.Size() > 0 {
+			return err
+		}
+		return os.Remove(path)
+	}
+	if e.Name() == "DISCARD" {
+		return os.Remove(path)
 	}
 	return nil
+}
+
+// listedTables returns the tables that belong to the database, or nil when there is no list.
+func listedTables(dir string) (map[uint64]badger.TableManifest, error) {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	m, _, err := badger.ReplayManifestFile(f, 0, badger.DefaultOptions(dir).WithLogger(nil))
+	if err != nil && !isMachine(err) {
+		err = errs.New(errs.Corrupt, "%s: %w", f.Name(), err)
+	}
+	return m.Tables, err
 }
 
 // verifyTable checks the checksums of the index and of every block of a table.

@@ -27,6 +27,9 @@ type dedupIndex struct {
 
 const dedupBatch = 8192
 
+// dedupClose is the disk space that closing the index may take, in bytes.
+const dedupClose = 32 << 20
+
 // dedupReady is the key that says that the index was filled from the containers that were there.
 const dedupReady = "ready"
 
@@ -143,6 +146,10 @@ func (d *dedupIndex) close() error {
 	}
 	d.cancel()
 	d.filler.Wait()
+	if err := d.s.opts.Admit(dedupClose); err != nil {
+		d.s.opts.Log.Warn("dedup index was not closed cleanly", "err", err)
+		return nil // the disk is too full for what Badger writes when it is closed; the index may be lost
+	}
 	d.flush()
 	return d.db.Close()
 }

@@ -45,6 +45,8 @@ type killed struct {
 	disks  [][]byte // of the mount that is written to
 	mount  api.Mount
 	visits *visits
+
+	stopped bool // it was asked to stop
 }
 
 func newKilled(t *testing.T, rng *rand.Rand) *killed {
@@ -85,7 +87,7 @@ func (k *killed) round(t *testing.T, n int) {
 	}
 	own := rand.New(rand.NewPCG(k.rng.Uint64(), 4))
 	actors.Go(func() { errs.add(k.visits.run(k.d, own, k.vms)) })
-	k.killAt(t, time.Duration(k.rng.IntN(700_000))*time.Microsecond)
+	k.killAt(t, time.Duration(k.rng.IntN(700_000))*time.Microsecond, k.rng.IntN(5) == 0)
 	actors.Wait()
 	errs.report(t)
 	k.restart(t)
@@ -98,16 +100,28 @@ func (k *killed) round(t *testing.T, n int) {
 	}
 }
 
-// killAt kills the daemon after a while, in the middle of whatever it does.
-func (k *killed) killAt(t *testing.T, after time.Duration) {
+// killAt kills the daemon after a while, in the middle of whatever it does; when asked, in the middle of a
+// clean stop.
+func (k *killed) killAt(t *testing.T, after time.Duration, stopping bool) {
 	t.Helper()
+	if stopping {
+		defer k.killAt(t, time.Duration(k.rng.IntN(150_000))*time.Microsecond, false)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), after)
 	defer cancel()
 	select {
 	case <-ctx.Done():
 	case <-k.d.Exited():
-		t.Fatal("the daemon ended by itself")
+		if !k.stopped {
+			t.Fatal("the daemon ended by itself")
+		}
 	}
+	if stopping {
+		k.stopped = true
+		k.d.Terminate()
+		return
+	}
+	k.stopped = false
 	k.d.Kill()
 }
 
@@ -118,7 +132,7 @@ func (k *killed) restart(t *testing.T) {
 		if _, err := k.d.Launch(); err != nil {
 			t.Fatal(err)
 		}
-		k.killAt(t, time.Duration(k.rng.IntN(120_000))*time.Microsecond)
+		k.killAt(t, time.Duration(k.rng.IntN(120_000))*time.Microsecond, false)
 	}
 	k.d.Start()
 }
