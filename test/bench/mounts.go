@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -142,10 +141,7 @@ func (b *bench) mountsOfRestic(ctx context.Context, disk string) error {
 		}
 		err = waitFor(ctx, filepath.Join(dir, "snapshots/latest", disk))
 		times = append(times, time.Since(began))
-		if out, e := exec.Command("umount", dir).CombinedOutput(); e != nil && err == nil {
-			err = fmt.Errorf("umount %s: %w: %s", dir, e, out)
-		}
-		r.stop()
+		r.stop() // it unmounts
 		used += costOf(r.cmd.ProcessState, 0).CPU
 		if err != nil {
 			return err
