@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -141,7 +142,10 @@ func (b *bench) mountsOfRestic(ctx context.Context, disk string) error {
 		}
 		err = waitFor(ctx, filepath.Join(dir, "snapshots/latest", disk))
 		times = append(times, time.Since(began))
-		r.stop() // it unmounts
+		if out, e := exec.Command("umount", dir).CombinedOutput(); e != nil && err == nil {
+			err = fmt.Errorf("umount %s: %w: %s", dir, e, out)
+		}
+		r.wait() // it ends when its mount is gone; a signal would make it unmount once more
 		used += costOf(r.cmd.ProcessState, 0).CPU
 		if err != nil {
 			return err

@@ -77,6 +77,11 @@ func (p program) start() (*background, error) {
 // stop ends the program and waits for it.
 func (r *background) stop() {
 	r.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	r.wait()
+}
+
+// wait waits until the program has ended, and kills it when that takes long.
+func (r *background) wait() {
 	select {
 	case <-r.done:
 	case <-time.After(30 * time.Second):
