@@ -293,7 +293,7 @@ func (v *visits) one(d *harness.Daemon, rng *rand.Rand, m *vm) (bool, error) {
 
 // decoded returns false when the daemon is gone.
 func decoded(d *harness.Daemon, r harness.Result, out any) (bool, error) {
-	if r.Code == 14 || (r.Code != 0 && !d.Running()) {
+	if r.Code == 14 || r.Code == 17 || (r.Code != 0 && !d.Running()) {
 		return false, nil
 	}
 	if r.Code != 0 {

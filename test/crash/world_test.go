@@ -124,6 +124,9 @@ func (v *vm) backup(d *harness.Daemon, more ...string) (bool, error) {
 		e.id = b.Point
 		v.points, v.flight = append(v.points, e), nil
 		return true, nil
+	case r.Code == 17: // the daemon is stopping: nothing may be left
+		v.flight = nil
+		return false, nil
 	case r.Code == 14 || !d.Running():
 		return false, nil
 	default:
