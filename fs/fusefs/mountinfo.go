@@ -38,6 +38,11 @@ func FindMount(dir string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
+	return mountAt(path)
+}
+
+// mountAt is FindMount for a path without symbolic links. It does not touch what is mounted there.
+func mountAt(path string) (Info, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return Info{}, err
@@ -89,19 +94,39 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// realDir is the absolute path of dir without symbolic links. The last element may be a mount that no
-// longer answers, or another user's, closed even to root; the folder above it has to be open.
+// linksMax is how many symbolic links are followed, as in the kernel.
+const linksMax = 40
+
+// realDir is the absolute path of dir without symbolic links. The last element may be a mount: one of our
+// own, one that no longer answers, or another user's, closed even to root. So it is never asked for anything
+// (a process that is killed while it waits for its own mount can never end).
 func realDir(dir string) (string, error) {
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
+	path, err := filepath.Abs(dir)
+	for range linksMax {
+		if err != nil || path == "/" {
+			return path, err
+		}
+		var parent string
+		if parent, err = filepath.EvalSymlinks(filepath.Dir(path)); err != nil {
+			return "", err
+		}
+		path = filepath.Join(parent, filepath.Base(path))
+		if _, err := mountAt(path); !errs.Is(err, errs.NotFound) {
+			return path, err
+		}
+		target, err := os.Readlink(path)
+		if errors.Is(err, unix.EINVAL) {
+			return path, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(parent, target)
+		}
+		path = target
 	}
-	path, err := filepath.EvalSymlinks(abs)
-	if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.EACCES) {
-		return path, err
-	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
-	return filepath.Join(parent, filepath.Base(abs)), err
+	return "", &os.PathError{Op: "follow", Path: dir, Err: unix.ELOOP}
 }
 
 // CleanDead detaches the Livemount mount at dir when the process that served it is gone, and says whether

@@ -27,11 +27,10 @@ func serve(server *fuse.Server, dir string, log *slog.Logger) (*Server, error) {
 		server.Serve()
 		s.leaveNothing(log)
 	}()
-	err := server.WaitMount()
-	if err == nil {
-		err = s.identify(log)
-	}
-	if err != nil {
+	// No WaitMount: the kernel has mounted and got its INIT when NewServer returns, and WaitMount opens a file
+	// on the mount. A process that waits for itself in such a call when it is killed can never end: the
+	// kernel waits for the answer, and /dev/fuse is not closed before its last thread is gone.
+	if err := s.identify(log); err != nil {
 		err = errs.New(errs.KindOf(err), "mount %s: %w", dir, err)
 		return nil, errors.Join(err, detach(context.Background(), dir))
 	}
@@ -49,7 +48,7 @@ func (s *Server) leaveNothing(log *slog.Logger) {
 }
 
 func (s *Server) identify(log *slog.Logger) error {
-	info, err := FindMount(s.dir)
+	info, err := mountAt(s.dir)
 	if err != nil {
 		return err
 	}
@@ -120,6 +119,6 @@ func (s *Server) mounted() bool {
 		return false
 	default:
 	}
-	info, err := FindMount(s.dir)
+	info, err := mountAt(s.dir)
 	return err == nil && info.Ours() && info.Device == s.device
 }
