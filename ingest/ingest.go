@@ -124,7 +124,7 @@ func CheckRanges(ranges []snapshotchain.ByteRange, size int64) error {
 	for i, r := range ranges {
 		switch {
 		case r.Offset < 0 || r.Length <= 0:
-			return rangeError(i, r, "offset and length must be positive")
+			return rangeError(i, r, "offset must not be negative, length must be positive")
 		case r.Offset > size || r.Length > size-r.Offset:
 			return rangeError(i, r, fmt.Sprintf("it ends behind the disk of %d bytes", size))
 		case r.Offset < end && i > 0 && r.Offset+r.Length <= ranges[i-1].Offset:

@@ -62,7 +62,7 @@ func (s *Server) backupRequest(req *api.BackupRequest) (*ingest.Request, error) 
 		r.Info.Config, r.Info.ConfigName = append([]byte{}, c.Data...), filepath.Base(c.Name)
 	}
 	for i := range req.Disks {
-		d, err := openSource(&req.Disks[i], req.Full)
+		d, err := s.openSource(&req.Disks[i], req.Full)
 		if err != nil {
 			closeSources(r)
 			return nil, errs.WithTry(err, "%s", errs.TryOf(err))
@@ -72,14 +72,14 @@ func (s *Server) backupRequest(req *api.BackupRequest) (*ingest.Request, error) 
 	return r, nil
 }
 
-func openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) {
+func (s *Server) openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) {
 	if err := snapshotchain.CheckDiskName(d.Name); err != nil {
 		return nil, err
 	}
 	if !filepath.IsAbs(d.Source) {
 		return nil, errs.New(errs.Invalid, "disk %s: %q is not an absolute path", d.Name, d.Source)
 	}
-	if err := notOurs(d.Source); err != nil {
+	if err := s.notOurs(d.Source); err != nil {
 		return nil, err
 	}
 	src, err := image.OpenRaw(d.Source)
@@ -101,13 +101,17 @@ func openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) {
 }
 
 // notOurs refuses a disk of one of our own mounts: reading it would wait for ourselves.
-func notOurs(path string) error {
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return nil // opening it says what is wrong
+func (s *Server) notOurs(path string) error {
+	ours := s.mountAbove(path) != nil
+	if !ours {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return nil // opening it says what is wrong
+		}
+		info, err := fusefs.FindMount(dir)
+		ours = err == nil && info.Ours()
 	}
-	info, err := fusefs.FindMount(dir)
-	if err == nil && info.Ours() {
+	if ours {
 		return errs.WithTry(errs.New(errs.Invalid, "%s is on a mount of Livemount itself", path), "copy the disk first")
 	}
 	return nil

@@ -138,7 +138,7 @@ func body(r *http.Request, into any) error {
 
 func (s *Server) getStatus(*http.Request) (int, any, error) {
 	st := s.store.Stats()
-	broken, damage := s.store.Health()
+	damage, broken := s.store.Health()
 	v := api.Status{
 		Version: api.Version, Store: s.store.ID().String(), Data: s.config.Data, VMs: st.VMs, Points: st.Points,
 		LogicalBytes: st.LogicalBytes, UniqueBytes: st.UniqueBytes, SharedBytes: max(0, st.LogicalBytes-st.UniqueBytes),

@@ -47,6 +47,9 @@ func (s *Server) prepareDir(dir string) (bool, error) {
 	if rel, err := filepath.Rel(s.config.Data, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return false, errs.WithTry(errs.New(errs.Invalid, "mount folder %s lies inside the store", dir), "a folder elsewhere")
 	}
+	if m := s.mountAbove(dir); m != nil {
+		return false, errs.WithTry(errs.New(errs.Busy, "%s is in use by mount %s", dir, m.rec.ID), "another folder, or mountctl unmount %s", m.rec.ID)
+	}
 	if _, err := fusefs.CleanDead(context.Background(), dir); err != nil {
 		return false, err
 	}
@@ -58,6 +61,20 @@ func (s *Server) prepareDir(dir string) (bool, error) {
 		return false, errs.WithTry(errs.New(errs.NotFound, "mount folder %s: the folder above it does not exist", dir), "mkdir -p %s", filepath.Dir(dir))
 	}
 	return err == nil, err
+}
+
+// mountAbove returns the mount that serves path, or nil. A path on a mount of our own must not even be looked
+// at: a daemon that is killed while it waits for itself never ends.
+func (s *Server) mountAbove(path string) *mount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.mounts {
+		rel, err := filepath.Rel(m.rec.Path, path)
+		if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") && m.served() {
+			return m
+		}
+	}
+	return nil
 }
 
 func (s *Server) newMount(ctx context.Context, vm *snapshotchain.VM, p *snapshotchain.Point, req *api.MountRequest, made bool) (*mount, error) {

@@ -45,7 +45,7 @@ func TestASealOfManyContainersIsApplied(t *testing.T) {
 	if s.distrusted || len(s.cat.containers) < containers || len(s.VMs()) != 1 {
 		t.Fatalf("distrusted %v, %d containers, %d VMs", s.distrusted, len(s.cat.containers), len(s.VMs()))
 	}
-	if _, damage := s.Health(); len(damage) != 1000 { // the files are not there; the list is bounded
+	if damage, _ := s.Health(); len(damage) != 1000 { // the files are not there; the list is bounded
 		t.Fatalf("%d damages", len(damage))
 	}
 }

@@ -1,6 +1,7 @@
 package snapshotchain
 
 import (
+	"cmp"
 	"context"
 	"sort"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 func (s *Store) Resolve(ctx context.Context, ref string, now time.Time, zone *time.Location) (VM, Point, error) {
 	name, spec, ok := strings.Cut(ref, "@")
 	if !ok || spec == "" || name == "" {
-		return VM{}, Point{}, errs.WithTry(errs.New(errs.Invalid, "%q does not name a point", ref), "VM@latest, VM@2026-11-20T18:00, VM@-3 or VM@2h-ago")
+		return VM{}, Point{}, errs.WithTry(errs.New(errs.Invalid, "%q does not name a point", ref), "%s@latest, or a date, -3, 2h-ago, id:PREFIX behind the @", cmp.Or(name, "VM"))
 	}
 	vm, err := s.VM(name)
 	if err != nil {
@@ -80,7 +81,7 @@ func before(points []Point, digits string) (*Point, error) {
 		return nil, errs.New(errs.Invalid, "-%s is not a number of points", digits)
 	}
 	if n >= uint64(len(points)) {
-		return nil, errs.New(errs.NotFound, "there are only %d points", len(points))
+		return nil, errs.New(errs.NotFound, "the oldest point is -%d", len(points)-1)
 	}
 	return &points[uint64(len(points))-1-n], nil
 }

@@ -160,11 +160,11 @@ func (s *Store) fail(err error) {
 	}
 }
 
-// Health returns what is wrong with the store: the error that ended changes, if any, and damage found.
-func (s *Store) Health() (broken error, damage []string) {
+// Health returns what is wrong with the store: damage found, and the error that ended changes, if any.
+func (s *Store) Health() (damage []string, broken error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.broken, append([]string(nil), s.damage...)
+	return append([]string(nil), s.damage...), s.broken
 }
 
 func (s *Store) addDamage(list ...string) {

@@ -165,7 +165,6 @@ func (n *node) isZero(off, end int64) bool {
 type liveCount struct {
 	segments map[uint32]*segment
 	bytes    int64
-	extents  int64
 }
 
 func (c *liveCount) add(e extent) { c.count(e, 1) }

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// call is the context of one request that only looks: it ends when the kernel says that the caller was
+// call is the context of a read: it ends when the kernel says that the caller was
 // interrupted, or that the mount is gone. It costs no goroutine, unlike one derived with
 // context.WithCancel.
 //
-// Requests that change or sync a disk do not use it. The kernel interrupts them for any signal, also one
-// that the caller handles and goes on after, and no program expects EINTR from a write or fsync of a
-// regular file. So, as on a disk, they are finished once begun. (Buffered and O_DIRECT reads the kernel
+// Other requests do not use it. The kernel interrupts them for any signal, also one
+// that the caller handles and goes on after, and no program expects EINTR from a write, an fsync or an lseek of
+// a regular file. So, as on a disk, they are finished once begun. (Buffered and O_DIRECT reads the kernel
 // never interrupts: a killed process leaves the former at once and waits for the latter.)
 type call struct{ cancel <-chan struct{} }
 

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -137,8 +138,8 @@ func (r *raw) writable(id uint64) (*fs.File, fuse.Status) {
 }
 
 // StatFs implements fuse.RawFileSystem: the space of the store that new data goes to.
-func (r *raw) StatFs(cancel <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	space, err := r.tree.Space(call{cancel})
+func (r *raw) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	space, err := r.tree.Space(context.Background())
 	if err != nil {
 		return r.status("statfs", in.NodeId, err)
 	}

@@ -51,7 +51,7 @@ func supported(mode uint32) bool {
 }
 
 // Lseek implements fuse.RawFileSystem for SEEK_DATA and SEEK_HOLE; the kernel does the others itself.
-func (r *raw) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	f, st := r.file(in.NodeId)
 	if !st.Ok() {
 		return st
@@ -63,7 +63,7 @@ func (r *raw) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut
 	case in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE:
 		return fuse.EINVAL
 	}
-	at, err := seek(call{cancel}, f, off, in.Whence == unix.SEEK_DATA)
+	at, err := seek(context.Background(), f, off, in.Whence == unix.SEEK_DATA)
 	if err != nil {
 		return r.status("lseek", in.NodeId, err)
 	}
