@@ -61,7 +61,13 @@ func (s *Server) backupRequest(req *api.BackupRequest) (*ingest.Request, error) 
 		}
 		r.Info.Config, r.Info.ConfigName = append([]byte{}, c.Data...), filepath.Base(c.Name)
 	}
+	named := map[string]bool{}
 	for i := range req.Disks {
+		if name := req.Disks[i].Name; named[name] {
+			closeSources(r)
+			return nil, errs.New(errs.Invalid, "disk %s is named twice", name)
+		}
+		named[req.Disks[i].Name] = true
 		d, err := s.openSource(&req.Disks[i], req.Full)
 		if err != nil {
 			closeSources(r)

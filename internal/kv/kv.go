@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"log/slog"
+	"os"
 	"sync"
+	"syscall"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -34,7 +36,8 @@ type Options struct {
 
 // DB is an open database. Its methods may be called from several goroutines.
 type DB struct {
-	b *badger.DB
+	b   *badger.DB
+	dir string
 
 	mu   sync.RWMutex // guards read; held for reading while it is used
 	read *badger.Txn
@@ -61,7 +64,7 @@ func Open(opts Options) (db *DB, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", opts.Dir, classify(err))
 	}
-	db = &DB{b: b}
+	db = &DB{b: b, dir: opts.Dir}
 	db.read = b.NewTransaction(false)
 	return db, nil
 }
@@ -225,8 +228,21 @@ func (b *Batch) Flush() error {
 // Cancel gives up what was not committed yet.
 func (b *Batch) Cancel() { b.b.Cancel() }
 
-// SizeBytes returns the size of the tables and logs on disk, as Badger last counted it.
-func (d *DB) SizeBytes() int64 {
-	lsm, vlog := d.b.Size()
-	return lsm + vlog
+// SizeBytes returns what the database takes on disk. Badger's own count is a minute old, and its logs are
+// mostly holes.
+func (d *DB) SizeBytes() (n int64) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			continue // removed meanwhile
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			n += st.Blocks * 512
+		}
+	}
+	return n
 }
