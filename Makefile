@@ -36,8 +36,8 @@ check: go ## format, vet, staticcheck, go.mod, and who may import whom
 	go test -count=1 ./test/tidy
 
 test: go setup-test build check ## build, check and all tests; under 25 minutes on 2 cores
-	go test -timeout $(TIMEOUT) ./...
-	go test -race -timeout $(TIMEOUT) $(RACE)
+	go test -count=1 -timeout $(TIMEOUT) ./...
+	go test -count=1 -race -timeout $(TIMEOUT) $(RACE)
 	@echo "test: everything passed"
 
 soak: go setup-test build ## the same tests, longer (LIVEMOUNT_SOAK=1)
