@@ -86,15 +86,23 @@ func readMountRecord(dir string) (rec *mountRecord, bad, err error) {
 		return nil, nil, errs.New(errs.Newer, "mount record in %s was written by a newer version", dir)
 	case errA == nil && (errB != nil || a.Gen > b.Gen):
 		a.alone = true
-		return a, errB, nil
+		return a, a.spoiled(errB), nil
 	case errB == nil:
 		b.alone = errA != nil || a.Gen < b.Gen
-		return b, errA, nil
+		return b, b.spoiled(errA), nil
 	case errs.Is(errA, errs.NotFound) && errs.Is(errB, errs.NotFound):
 		return nil, nil, errA
 	default:
 		return nil, nil, errs.New(errs.Corrupt, "mount record in %s: %v; %v", dir, errA, errB)
 	}
+}
+
+// spoiled is the error of the other copy, unless a crash explains it: the first change may have made only one.
+func (r *mountRecord) spoiled(err error) error {
+	if r.Gen == 1 && errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	return err
 }
 
 func readOneRecord(name string) (*mountRecord, error) {
