@@ -102,7 +102,7 @@ func TestIngestOfMoreThanFits(t *testing.T) {
 		if ok, err := small.backup(f.d); !ok {
 			t.Fatal(err)
 		}
-		files = payload(t, f.d.Data)
+		before, files = f.free(t), payload(t, f.d.Data)
 	}
 	for _, e := range small.points {
 		checkPoint(t, f.d, "small", e)
@@ -174,8 +174,10 @@ func TestSomebodyElseFillsTheDisk(t *testing.T) {
 		f := newFullDisk(t, 400)
 		v := newVM(t, f.side, "vm", f.rng, 24<<20)
 		other := newVM(t, f.side, "other", f.rng, 4<<20, 3<<20)
-		if ok, err := other.backup(f.d); !ok {
-			t.Fatal(err)
+		for _, one := range []*vm{v, other} {
+			if ok, err := one.backup(f.d); !ok {
+				t.Fatal(err)
+			}
 		}
 		m := f.d.Mount("other@latest", filepath.Join(f.side, "mnt"))
 		disks, err := readDisks(diskPaths(&m))

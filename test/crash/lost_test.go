@@ -38,7 +38,7 @@ func TestLostFilesHealOrAreTold(t *testing.T) {
 		"a journal container": {remove: "containers/journal/*", first: true, heals: true, told: false}, // all of it is in the metadata
 		"the whole journal":   {remove: "containers/journal", heals: true, told: true},
 		"all containers":      {remove: "containers", told: true},
-		"a copy of a record":  {remove: "mounts/" + s.mounts[0].id + "/record.a", heals: true, told: true},
+		"a copy of a record":  {remove: "mounts/" + s.mounts[0].id + "/record.a", heals: true}, // as if a crash had made only one
 		"both copies":         {remove: "mounts/" + s.mounts[0].id + "/record.*", told: true},
 		"a segment":           {remove: log + "*.seg", first: true, told: true},
 		"all segments":        {remove: log + "*.seg", told: true},
