@@ -68,7 +68,8 @@ func (h *history) data(o op) []byte {
 }
 
 // prefix finds which prefix of the history turned disks into seen. It holds at least least ops and at most
-// most. It leaves disks as seen.
+// most, of which the last one never returned: the kernel may have sent it in several requests, cut at pages.
+// It leaves disks as seen.
 func prefix(disks, seen [][]byte, h *history, least, most uint64) (uint64, error) {
 	wrong := 0
 	bad := make([][]bool, len(disks))
@@ -99,7 +100,13 @@ func prefix(disks, seen [][]byte, h *history, least, most uint64) (uint64, error
 			return 0, fmt.Errorf("the disks are at no prefix of %d to %d writes; nearest after %d, with %d pages that differ", least, most, at, fewest)
 		}
 		o := h.next()
-		copy(disks[o.disk][o.off:], h.data(o))
-		look(o.disk, o.off, o.off+o.n)
+		for at := o.off; at < o.off+o.n; {
+			end := min(o.off+o.n, (at/harness.PageSize+1)*harness.PageSize)
+			copy(disks[o.disk][at:end], h.data(o)[at-o.off:])
+			look(o.disk, at, end)
+			if at = end; wrong == 0 && k+1 == most && at < o.off+o.n {
+				return k, nil
+			}
+		}
 	}
 }

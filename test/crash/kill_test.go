@@ -305,9 +305,10 @@ func decoded(d *harness.Daemon, r harness.Result, out any) (bool, error) {
 	return true, json.Unmarshal([]byte(r.Out), out)
 }
 
-// gone says that an error comes from a daemon that was killed.
+// gone says that an error comes from a daemon that was killed, or that stops and has taken its mounts away.
+// What was acknowledged is looked for after the next start all the same.
 func gone(d *harness.Daemon, err error) bool {
-	return err != nil && (errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EIO) || !d.Running())
+	return err != nil && (errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EIO) || !d.Running())
 }
 
 func (v *visit) write(path string) error {
