@@ -108,6 +108,9 @@ func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotch
 	if d.Listed && r.parent == nil && !d.Full {
 		return fmt.Sprintf("disk %s had no earlier point: all of it was read, not only the list", d.Name), nil
 	}
+	if d.Listed && r.mode() == "compare" {
+		return fmt.Sprintf("disk %s was not in the newest point: all of it was compared with an older one, the list was not used", d.Name), nil
+	}
 	return d.Source.Changed(), nil
 }
 

@@ -203,3 +203,39 @@ func TestAnAbortedDraftLeavesNothing(t *testing.T) {
 	}
 	backup(t, s, Disk{Name: "sda", Source: source{m}})
 }
+
+func TestAListIsNotUsedAgainstAnOlderPoint(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close(t.Context())
+	a, b := blockdev.NewMem(1<<20), blockdev.NewMem(1<<20)
+	write(t, a, []byte("first"), 0)
+	write(t, b, []byte("other"), 0)
+	backup(t, s, Disk{Name: "a", Source: source{a}})
+	backup(t, s, Disk{Name: "b", Source: source{b}})
+	write(t, a, []byte("second"), 0) // before the newest point, so a list since then does not name it
+	backup(t, s, Disk{Name: "b", Source: source{b}})
+	p := backup(t, s, Disk{Name: "a", Source: source{a}, Listed: true}, Disk{Name: "b", Source: source{b}, Listed: true})
+	if !bytes.Equal(content(t, s, p, "a"), snapshot(t, a)) {
+		t.Fatal("the point holds old bytes")
+	}
+	if p.Disk("a").Mode != "compare" || p.Disk("b").Mode != "list" || len(p.Notes) != 1 {
+		t.Fatalf("%+v", p)
+	}
+}
+
+func TestADiskThatShrankToPartOfAPageHasTheRootOfItsContent(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close(t.Context())
+	m := blockdev.NewMem(64 << 10)
+	p := make([]byte, 64<<10)
+	fillRandom(rand.New(rand.NewPCG(9, 9)), p)
+	write(t, m, p, 0)
+	backup(t, s, Disk{Name: "sda", Source: source{m}})
+	small := blockdev.NewMem(10_000)
+	write(t, small, p[:10_000], 0)
+	listed := backup(t, s, Disk{Name: "sda", Source: source{small}, Listed: true})
+	full := backup(t, s, Disk{Name: "sda", Source: source{small}, Full: true})
+	if listed.Disks[0].Root != full.Disks[0].Root {
+		t.Fatal("root hash differs")
+	}
+}

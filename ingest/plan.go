@@ -41,6 +41,12 @@ func (r *run) ranges() []snapshotchain.ByteRange {
 	}
 	list := r.disk.Changed
 	old := r.parentSize() / blockdev.PageSize * blockdev.PageSize
+	if r.size < r.parentSize() && r.size%blockdev.PageSize != 0 {
+		// The last page was cut short: what lay behind the end is gone. Ranges may name it already; planning
+		// leaves out what was looked at.
+		last := r.size / blockdev.PageSize * blockdev.PageSize
+		return append(append([]snapshotchain.ByteRange(nil), list...), snapshotchain.ByteRange{Offset: last, Length: r.size - last})
+	}
 	if r.size <= r.parentSize() {
 		return list
 	}

@@ -36,7 +36,7 @@ func (r *run) mode() string {
 	switch {
 	case r.parent == nil:
 		return "full"
-	case r.disk.Listed:
+	case r.disk.Listed && r.dst.Current():
 		return "list"
 	default:
 		return "compare"

@@ -17,6 +17,7 @@ type root struct {
 	Containers   digest                 `json:"containers"`
 	Drafts       digest                 `json:"drafts"`
 	Lineages     digest                 `json:"lineages"`
+	Distrusted   bool                   `json:"distrusted,omitempty"` // the journal had gaps: nothing is cut or removed any more
 	Points       uint64                 `json:"points"`
 	LogicalBytes int64                  `json:"logical_bytes"` // data of all points, as if nothing were shared
 	RawBytes     int64                  `json:"raw_bytes"`     // decoded bytes of the chunks stored
@@ -129,6 +130,9 @@ func (c *catalog) dropDraft(p *puts, id chunkstore.DraftID) {
 }
 
 func (c *catalog) applySeal(p *puts, n uint64, s *sealChange) error {
+	if err := c.checkSeal(s); err != nil {
+		return err
+	}
 	for i := range s.Seals {
 		if err := c.sealLineage(p, &s.Seals[i]); err != nil {
 			return err
@@ -146,11 +150,29 @@ func (c *catalog) applySeal(p *puts, n uint64, s *sealChange) error {
 	return nil
 }
 
+// checkSeal finds contradictions before anything is changed.
+func (c *catalog) checkSeal(s *sealChange) error {
+	sealed := map[LineageID]Seq{}
+	for i := range s.Seals {
+		l := c.lineages[s.Seals[i].Lineage]
+		if l == nil || s.Seals[i].Seq <= l.Latest || s.Seals[i].Seq >= l.Next {
+			return errs.New(errs.Corrupt, "lineage %s cannot take point %d", s.Seals[i].Lineage, s.Seals[i].Seq)
+		}
+		sealed[l.ID] = s.Seals[i].Seq
+	}
+	for _, d := range s.Point.Disks {
+		if sealed[d.Lineage] != d.Seq || d.Seq == 0 {
+			return errs.New(errs.Corrupt, "disk %s of point %s has no seal", d.Name, s.Point.ID)
+		}
+	}
+	if len(sealed) != len(s.Seals) || len(s.Point.Disks) != len(s.Seals) {
+		return errs.New(errs.Corrupt, "point %s and its seals do not agree", s.Point.ID)
+	}
+	return nil
+}
+
 func (c *catalog) sealLineage(p *puts, s *seal) error {
 	l := c.lineages[s.Lineage]
-	if l == nil || s.Seq <= l.Latest || s.Seq >= l.Next {
-		return errs.New(errs.Corrupt, "lineage %s cannot take point %d", s.Lineage, s.Seq)
-	}
 	old := mustJSON(l)
 	l.Latest = s.Seq
 	p.set(&c.root.Lineages, keyLineage(l.ID), old, mustJSON(l))

@@ -99,10 +99,17 @@ func (s *Store) begin(ctx context.Context, name string, specs []DiskSpec) (*Draf
 	if !o.Time.After(vm.Time) { // the clock went back, or stands still: times of points only ascend
 		o.Time = vm.Time.Add(time.Millisecond)
 	}
+	newest, err := s.newest(ctx, &vm)
+	if err != nil {
+		return nil, err
+	}
 	for _, spec := range specs {
 		disk, err := s.draftDisk(ctx, d, &vm, spec)
 		if err != nil {
 			return nil, err
+		}
+		if p := newest.Disk(spec.Name); p != nil {
+			disk.current = p.Lineage == disk.lineage && p.Seq == disk.prev
 		}
 		d.disks = append(d.disks, disk)
 	}
@@ -113,6 +120,18 @@ func (s *Store) begin(ctx context.Context, name string, specs []DiskSpec) (*Draf
 	return d, nil
 }
 
+// newest returns the newest point of a VM; one without disks when there is none.
+func (s *Store) newest(ctx context.Context, vm *VM) (*Point, error) {
+	if vm.Points == 0 {
+		return &Point{}, nil
+	}
+	points, err := s.Points(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	return &points[len(points)-1], nil
+}
+
 // draftDisk continues the lineage of a disk that the VM ever had, and compares with its newest point.
 func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, spec DiskSpec) (*DraftDisk, error) {
 	disk := &DraftDisk{d: d, name: spec.Name, size: spec.SizeBytes, full: spec.Full, lineage: vm.lineage(spec.Name)}
@@ -120,10 +139,18 @@ func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, spec DiskSpec) 
 		return disk, nil
 	}
 	s.mu.RLock()
-	l := *s.cat.lineages[disk.lineage]
+	l, ok := s.cat.lineages[disk.lineage]
+	if ok {
+		disk.prev = l.Latest
+	}
 	s.mu.RUnlock()
-	disk.prev = l.Latest
-	parent, err := s.openSeal(ctx, l.ID, l.Latest)
+	if !ok {
+		return nil, errs.New(errs.Corrupt, "disk %s: lineage %s is not known", spec.Name, disk.lineage)
+	}
+	parent, err := s.openSeal(ctx, disk.lineage, disk.prev)
+	if errs.Is(err, errs.Corrupt) && spec.Full {
+		return disk, nil // nothing of it is needed
+	}
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", spec.Name, err)
 	}

@@ -17,6 +17,7 @@ type DraftDisk struct {
 	seq     Seq
 	prev    Seq   // newest sealed, 0 when there is none
 	parent  *Disk // the same, open
+	current bool  // the VM's newest point has the disk
 
 	started bool
 	pages   []Seq // versions of the directory pages, as they will be
@@ -61,6 +62,10 @@ func (k *DraftDisk) Parent() *Disk {
 	}
 	return k.parent
 }
+
+// Current reports whether Parent is of the VM's newest point. When the disk was left out of that, Parent is
+// older, and a list of what changed since the newest point does not fit it.
+func (k *DraftDisk) Current() bool { return k.current }
 
 // Find looks for a chunk that is stored already. It may be called from several goroutines.
 func (k *DraftDisk) Find(ctx context.Context, id chunkstore.ChunkID) (chunkstore.Ptr, bool) {

@@ -1,6 +1,7 @@
 package snapshotchain
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -47,5 +48,87 @@ func TestASealOfManyContainersIsApplied(t *testing.T) {
 	}
 	if damage, _ := s.Health(); len(damage) != 1000 { // the files are not there; the list is bounded
 		t.Fatalf("%d damages", len(damage))
+	}
+}
+
+// What a spoiled journal does not name is kept for good, not only until the store is opened again.
+func TestNothingIsRemovedOnceTheJournalHadAGap(t *testing.T) {
+	dir := t.TempDir()
+	m := vfs.NewMem()
+	if err := m.MkdirAll("/c"); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *Store {
+		s, err := Open(t.Context(), Options{Dir: dir, FS: m, Containers: "/c", Clock: &clock.Fixed{T: time.Unix(1_800_000_000, 0)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	for _, vm := range []string{"a", "b"} {
+		d, err := s.Begin(t.Context(), vm, []DiskSpec{{Name: "sda", SizeBytes: 1 << 20}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Seal(t.Context(), SealInfo{Config: []byte("configuration of " + vm)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s = open()
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	containers := func() []string {
+		names, err := m.List("/c/map")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	before := containers()
+	spoilNewestJournal(t, m)
+	if err := vfs.RemoveAll(vfs.OS{}, dir+"/meta"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		s := open()
+		if damage, _ := s.Health(); len(damage) == 0 {
+			t.Fatal("nothing was reported")
+		}
+		if got := containers(); len(got) < len(before) {
+			t.Fatalf("containers were removed: %v, then %v", before, got)
+		}
+		if vms := s.VMs(); len(vms) != 1 || vms[0].Name != "a" {
+			t.Fatalf("%+v", vms)
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// spoilNewestJournal flips a byte of the last record of the newest journal container.
+func spoilNewestJournal(t *testing.T, m *vfs.Mem) {
+	t.Helper()
+	names, err := m.List("/c/journal")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	name := "/c/journal/" + names[len(names)-1]
+	b, err := vfs.ReadFile(m, name, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := m.OpenRW(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.LastIndex(b, []byte("LMR1")) + 100
+	if _, err := f.WriteAt([]byte{b[at] ^ 0x10}, int64(at)); err != nil {
+		t.Fatal(err)
 	}
 }

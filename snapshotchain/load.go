@@ -13,15 +13,13 @@ import (
 func loadCatalog(db *kv.DB) (*catalog, error) {
 	c := newCatalog()
 	raw, err := db.Get(keyRoot())
-	if errs.Is(err, errs.NotFound) {
-		return c, nil
+	if err == nil {
+		err = decode(raw, &c.root)
 	}
-	if err != nil {
+	if err != nil && !errs.Is(err, errs.NotFound) {
 		return nil, err
 	}
-	if err := decode(raw, &c.root); err != nil {
-		return nil, err
-	}
+	// Without a root there must be no records either: their sums are zero.
 	l := &loader{db: db}
 	l.set("v", c.root.VMs, func(b []byte) error {
 		return into(b, func(v *VM) { c.vms[v.ID] = v })

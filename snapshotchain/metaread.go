@@ -96,8 +96,11 @@ func (s *Store) mapEntry(ctx context.Context, kind PartKind, l LineageID, n uint
 	if err == nil {
 		err = check(raw)
 	}
-	if err == nil || ctx.Err() != nil {
-		return err
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if raw, err = s.fromSegment(ctx, kind, l, n, seq, err); err != nil {
 		return err

@@ -50,7 +50,7 @@ func (s *Store) metaIsCurrent(ctx context.Context) error {
 		return nil
 	}
 	rep, err := s.chunks.Journal().Read(ctx, 1, func(uint64, []byte) error { return nil })
-	if err == nil && rep.Last > 0 {
+	if err == nil && rep.Last > 1 { // a crash may come between the first record and its commit
 		return errs.New(errs.Corrupt, "metadata is empty, the journal has %d records", rep.Last)
 	}
 	return err
@@ -159,7 +159,7 @@ func (s *Store) replay(ctx context.Context) error {
 		s.distrust(fmt.Sprintf("the journal ends at record %d, metadata at %d: its end was lost; points are complete in the metadata", rep.Last, applied))
 	}
 	s.chunks.Journal().SetNext(max(rep.Last, applied) + 1)
-	return nil
+	return s.keepDistrust()
 }
 
 // distrust reports damage of the journal. What it does not name may be committed all the same, so nothing
@@ -169,6 +169,23 @@ func (s *Store) distrust(list ...string) {
 		s.distrusted = true
 		s.addDamage(list...)
 	}
+}
+
+// keepDistrust remembers for good that the journal had gaps: what it lost is not found again by reading on
+// behind it, and what nobody seems to have committed may belong to a point that it lost.
+func (s *Store) keepDistrust() error {
+	if s.cat.root.Distrusted {
+		if !s.distrusted {
+			s.distrusted = true
+			s.addDamage("the journal had gaps when the store was opened before: nothing is cut or removed")
+		}
+		return nil
+	}
+	if !s.distrusted {
+		return nil
+	}
+	s.cat.root.Distrusted = true
+	return s.write(s.cat.putContainers(nil))
 }
 
 // replayOne applies one record. A record that contradicts those before it, because one was lost, is
@@ -186,13 +203,17 @@ func (s *Store) replayOne(ctx context.Context, n uint64, ch *change) error {
 // else has the store yet.
 func (s *Store) applyChange(ctx context.Context, n uint64, ch *change) error {
 	if ch.Seal != nil {
+		if err := s.opts.AdmitCommit(); err != nil {
+			return err
+		}
 		if err := s.prepareSeal(ctx, ch.Seal); err != nil {
 			return err
 		}
 	}
+	// Readers wait: the catalogue must not name a point that Badger does not have yet.
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	p, err := s.cat.apply(n, ch)
-	s.mu.Unlock()
 	if err != nil {
 		return err
 	}

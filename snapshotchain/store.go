@@ -112,6 +112,9 @@ func (s *Store) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.chunks.SettleJournal(ctx); err != nil {
+		return err
+	}
 	if err := s.openMeta(ctx); err != nil {
 		return err
 	}

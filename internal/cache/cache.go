@@ -5,6 +5,7 @@ package cache
 import (
 	"container/list"
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -51,27 +52,58 @@ func New[K comparable, V any](budget int64, cost func(V) int64, evicted func(K, 
 // Get returns the value of key, calling fetch when it is not there. An error is not kept. A caller that
 // waits for another's fetch gives up when its own ctx ends.
 func (c *Cache[K, V]) Get(ctx context.Context, key K, fetch func() (V, error)) (V, error) {
+	for {
+		v, other, ok := c.begin(key)
+		if ok {
+			return v, nil
+		}
+		if other == nil {
+			return c.load(key, fetch)
+		}
+		v, err := wait(ctx, other)
+		if !canceled(err) || ctx.Err() != nil {
+			return v, err
+		}
+		// The caller who loaded it gave up, not this one.
+	}
+}
+
+func canceled(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// begin returns the value, or the load by somebody else that is under way, or neither: then the caller loads.
+func (c *Cache[K, V]) begin(key K) (V, *load[V], bool) {
 	c.mu.Lock()
-	if v, ok := c.hit(key); ok {
-		c.mu.Unlock()
-		return v, nil
+	defer c.mu.Unlock()
+	v, ok := c.hit(key)
+	if ok {
+		return v, nil, true
 	}
-	if l := c.loading[key]; l != nil {
-		c.mu.Unlock()
-		return wait(ctx, l)
+	other := c.loading[key]
+	if other == nil {
+		c.loading[key] = &load[V]{done: make(chan struct{})}
+		c.stats.Misses++
 	}
-	l := &load[V]{done: make(chan struct{})}
-	c.loading[key] = l
-	c.stats.Misses++
+	return v, other, false
+}
+
+// load fetches the value for all who wait. It lets them go also when fetch panics.
+func (c *Cache[K, V]) load(key K, fetch func() (V, error)) (V, error) {
+	c.mu.Lock()
+	l := c.loading[key]
 	c.mu.Unlock()
+	l.err = errors.New("load was abandoned") // for those who wait, should fetch panic
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.loading, key)
+		if l.err == nil {
+			c.insert(key, l.val)
+		}
+		close(l.done)
+	}()
 	l.val, l.err = fetch()
-	c.mu.Lock()
-	delete(c.loading, key)
-	if l.err == nil {
-		c.insert(key, l.val)
-	}
-	c.mu.Unlock()
-	close(l.done)
 	return l.val, l.err
 }
 

@@ -112,10 +112,11 @@ func (d *DB) Close() error {
 func (d *DB) refresh() {
 	next := d.b.NewTransaction(false)
 	d.mu.Lock()
-	old := d.read
-	d.read = next
+	if next.ReadTs() > d.read.ReadTs() { // another commit may have been faster
+		next, d.read = d.read, next
+	}
 	d.mu.Unlock()
-	old.Discard()
+	next.Discard()
 }
 
 // Get returns the content of a key: NotFound when there is none, Corrupt when it is spoiled.

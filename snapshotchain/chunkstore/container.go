@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"errors"
 	"path"
 	"sync"
 
@@ -80,7 +81,10 @@ func makeDurableDir(fsys vfs.FS, dir string) error {
 	if err := fsys.MkdirAll(dir); err != nil {
 		return err
 	}
-	return fsys.SyncDir(path.Dir(dir))
+	if err := fsys.SyncDir(path.Dir(dir)); err != nil {
+		return errors.Join(err, fsys.Remove(dir)) // so that the next one does not take it for durable
+	}
+	return nil
 }
 
 func (a *appender) endLocked() int64 { return a.base + int64(len(a.buf)) }

@@ -67,9 +67,11 @@ func openDedupDB(s *Store) (*kv.DB, error) {
 
 // fill puts the ids of all sealed containers into the index.
 func (d *dedupIndex) fill(ctx context.Context) {
-	err := d.s.eachID(ctx, func(id ChunkID, p Ptr) error { d.put(id, p); return ctx.Err() })
+	err := d.s.eachID(ctx, func(id ChunkID, p Ptr) error { return firstError(d.put(id, p), ctx.Err()) })
 	if err == nil {
-		d.flush()
+		err = d.flush()
+	}
+	if err == nil {
 		err = d.db.Update(func(tx kv.Tx) error { return tx.Put([]byte(dedupReady), nil) })
 	}
 	if err != nil && ctx.Err() == nil {
@@ -99,33 +101,43 @@ func (d *dedupIndex) get(id ChunkID) (Ptr, bool) {
 	return Ptr{ContainerID(binary.LittleEndian.Uint64(v)), binary.LittleEndian.Uint32(v[8:])}, true
 }
 
-func (d *dedupIndex) put(id ChunkID, p Ptr) {
+// put adds an entry. An error only costs duplicates.
+func (d *dedupIndex) put(id ChunkID, p Ptr) error {
 	if d == nil {
-		return
+		return nil
 	}
 	d.mu.Lock()
 	d.pending[id] = p
 	full := len(d.pending) >= dedupBatch
 	d.mu.Unlock()
 	if full {
-		d.flush()
+		return d.flush()
 	}
+	return nil
 }
 
-// flush moves the pending entries into Badger. An error only costs duplicates.
-func (d *dedupIndex) flush() {
+// flush moves the pending entries into Badger, or drops them when the disk is too full for that.
+func (d *dedupIndex) flush() error {
+	if d == nil {
+		return nil
+	}
 	d.flushMu.Lock()
 	defer d.flushMu.Unlock()
 	d.mu.Lock()
 	batch := d.pending
 	d.writing, d.pending = batch, map[ChunkID]Ptr{}
 	d.mu.Unlock()
-	if err := d.write(batch); err != nil {
+	err := d.s.opts.Admit(dedupClose)
+	if err == nil {
+		err = d.write(batch)
+	}
+	if err != nil {
 		d.s.opts.Log.Warn("dedup index was not written", "err", err)
 	}
 	d.mu.Lock()
 	d.writing = nil
 	d.mu.Unlock()
+	return err
 }
 
 func (d *dedupIndex) write(batch map[ChunkID]Ptr) error {
@@ -150,6 +162,5 @@ func (d *dedupIndex) close() error {
 		d.s.opts.Log.Warn("dedup index was not closed cleanly", "err", err)
 		return nil // the disk is too full for what Badger writes when it is closed; the index may be lost
 	}
-	d.flush()
-	return d.db.Close()
+	return firstError(d.flush(), d.db.Close())
 }

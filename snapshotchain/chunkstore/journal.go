@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"path"
 	"sync"
 
 	"livemount/internal/errs"
@@ -158,10 +159,16 @@ func (s *Store) containerHeader(ctx context.Context, c *container) (*header, err
 }
 
 func (j *Journal) readContainer(ctx context.Context, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {
-	if h, err := j.s.containerHeader(ctx, c); errs.Is(err, errs.Newer) {
+	h, err := j.s.containerHeader(ctx, c)
+	if errs.Is(err, errs.Newer) {
 		return err
-	} else if err == nil && h.store != j.s.opts.Store {
+	}
+	if err == nil && h.store != j.s.opts.Store {
 		return errs.New(errs.Invalid, "%s belongs to store %s", c.path, h.store)
+	}
+	if want := max(rep.Last+1, from); err == nil && h.firstSeq > want {
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal records %d to %d are missing before container %s", want, h.firstSeq-1, c.id))
+		rep.Last = h.firstSeq - 1
 	}
 	f, err := j.s.files.acquire(ctx, c.path)
 	if err != nil {
@@ -173,7 +180,9 @@ func (j *Journal) readContainer(ctx context.Context, c *container, from uint64, 
 		return err
 	}
 	sd := newSeed(j.s.opts.Store, c.id)
-	for _, sl := range scan(sd, b).slots {
+	slots := scan(sd, b).slots
+	j.checkSealed(c, b, slots, rep)
+	for _, sl := range slots {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -182,6 +191,58 @@ func (j *Journal) readContainer(ctx context.Context, c *container, from uint64, 
 		}
 	}
 	return nil
+}
+
+// checkSealed says when a sealed container has fewer good records than when it was sealed. Only at the end
+// of one that was not sealed may a bad record be what a crash left of a change that nobody was told of.
+func (j *Journal) checkSealed(c *container, b []byte, slots []slot, rep *JournalReport) {
+	if len(b) < headerBytes+trailerBytes {
+		return
+	}
+	t, err := parseTrailer(b[len(b)-trailerBytes:], int64(len(b)))
+	if err != nil || t.id != c.id {
+		return
+	}
+	good := 0
+	for _, sl := range slots {
+		if sl.len > 0 {
+			if _, err := parseRecord(newSeed(j.s.opts.Store, c.id), b[sl.off:sl.off+sl.len]); err == nil {
+				good++
+			}
+		}
+	}
+	if good < t.count {
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal container %s has %d good records of %d", c.id, good, t.count))
+	}
+}
+
+// SettleJournal makes durable what a crash left in the journal before anybody relies on it: a record that
+// the page cache still shows may never have reached the disk. The bytes of the newest container are written
+// again, because after a failed sync the kernel takes them for written.
+func (s *Store) SettleJournal(ctx context.Context) error {
+	list := s.sorted(ClassJournal)
+	if len(list) == 0 {
+		return nil
+	}
+	c := list[len(list)-1]
+	f, err := s.opts.FS.OpenRW(c.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := readAll(f, scanLimit)
+	if err != nil {
+		return err
+	}
+	if _, err := parseTrailer(b[max(0, len(b)-trailerBytes):], int64(len(b))); err != nil {
+		if _, err := f.WriteAt(b, 0); err != nil {
+			return err
+		}
+	}
+	if err := firstError(f.Sync(), s.opts.FS.SyncDir(path.Dir(c.path))); err != nil {
+		return fmt.Errorf("settle journal container %s: %w", c.id, err)
+	}
+	return ctx.Err()
 }
 
 func (j *Journal) readSlot(sd seed, b []byte, sl slot, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {

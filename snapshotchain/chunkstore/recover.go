@@ -48,6 +48,10 @@ func (s *Store) Recover(ctx context.Context, known Known) (*Recovery, error) {
 	for id := range states {
 		rec.Damage = append(rec.Damage, fmt.Sprintf("container %s is missing", id))
 	}
+	// A removed name must not come back after the drafts that it belonged to have ended.
+	if err := s.syncNames(); err != nil {
+		return rec, err
+	}
 	dedup, err := openDedup(ctx, s)
 	if err != nil {
 		return rec, err
@@ -104,6 +108,9 @@ func (s *Store) finish(ctx context.Context, c *container, mayCut bool, rec *Reco
 		return err
 	}
 	if t, err := readTrailer(f, size); err == nil && t.off == c.state.Bytes && t.id == c.id {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 		c.state.Sealed = true
 		rec.Changed = append(rec.Changed, c.state)
 		return nil
@@ -150,6 +157,25 @@ func (s *Store) cutAndSeal(ctx context.Context, c *container, f truncater, rec *
 	c.state.Sealed = true
 	rec.Changed = append(rec.Changed, c.state)
 	return ctx.Err()
+}
+
+// syncNames makes the names of all containers durable, and that others are gone.
+func (s *Store) syncNames() error {
+	data := path.Join(s.opts.Dir, ClassData.String())
+	names, err := s.opts.FS.List(data)
+	if err != nil {
+		return err
+	}
+	dirs := []string{data, path.Join(s.opts.Dir, ClassMap.String()), path.Join(s.opts.Dir, ClassJournal.String()), s.opts.Dir, path.Dir(s.opts.Dir)}
+	for _, n := range names {
+		dirs = append(dirs, path.Join(data, n))
+	}
+	for _, d := range dirs {
+		if err := s.opts.FS.SyncDir(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // eachID calls fn with the id and place of every committed chunk, from the footers.

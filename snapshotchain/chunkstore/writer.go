@@ -80,7 +80,9 @@ func (w *Writer) PutChunk(ctx context.Context, e Encoded) (Ptr, bool, error) {
 		return Ptr{}, false, err
 	}
 	w.stats.Chunks++
-	w.s.dedup.put(e.ID, p)
+	if err := w.s.dedup.put(e.ID, p); err != nil {
+		w.s.opts.Log.Debug("dedup index is behind", "err", err)
+	}
 	return p, true, nil
 }
 
@@ -143,6 +145,18 @@ func (w *Writer) target(class Class, n int) (*container, error) {
 func (s *Store) lease(class Class, draft DraftID, n int) (*lease, error) {
 	s.mu.Lock()
 	list := s.pool[class]
+	if n := len(list); n > 0 && !list[n-1].app.fits(recordHeader, s.opts.ContainerBytes-s.opts.ContainerBytes/16) {
+		// It is nearly full: it ends here instead of waiting for a record that fits.
+		full := list[n-1]
+		list = list[:n-1]
+		s.pool[class] = list
+		s.mu.Unlock()
+		if err := s.sealContainer(full); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		list = s.pool[class]
+	}
 	if len(list) > 0 && list[len(list)-1].app.fits(n, s.opts.ContainerBytes) {
 		c := list[len(list)-1]
 		s.pool[class] = list[:len(list)-1]
@@ -188,6 +202,9 @@ func (w *Writer) failure() error {
 // Commit makes all that was written durable and returns the states to record. After an error only
 // Abort may follow.
 func (w *Writer) Commit() ([]State, error) {
+	if err := w.s.dedup.flush(); err != nil { // so that a killed process forgets nothing that it stored
+		w.s.opts.Log.Debug("dedup index is behind", "err", err)
+	}
 	w.rolls.Wait()
 	if err := w.failure(); err != nil {
 		return nil, err
@@ -244,7 +261,7 @@ func (w *Writer) Abort() error {
 		}
 	}
 	w.used = nil
-	return errors.Join(list...)
+	return errors.Join(append(list, w.s.syncNames())...)
 }
 
 // restore brings an adopted container back to its committed state.
