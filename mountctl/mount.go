@@ -175,6 +175,9 @@ func whatGoes(m *api.Mount, req *api.UnmountRequest) string {
 
 // findMount finds a mount by id, prefix or folder.
 func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
+	if name == "" {
+		return nil, errs.WithTry(errs.New(errs.Invalid, "the name of the mount is empty"), "mountctl mounts")
+	}
 	var v api.Mounts
 	if err := a.call(ctx, "GET", "/v1/mounts", nil, nil, &v); err != nil {
 		return nil, err
@@ -186,12 +189,10 @@ func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 	var found []*api.Mount
 	for i := range v.Mounts {
 		m := &v.Mounts[i]
-		if strings.HasPrefix(m.Mount, strings.ToLower(name)) || m.Path == abs {
+		// A folder means what is mounted there now, never a mount that was kept and had it before.
+		if strings.HasPrefix(m.Mount, strings.ToLower(name)) || (m.Path == abs && m.State == "mounted") {
 			found = append(found, m)
 		}
-	}
-	if len(found) > 1 { // a folder that a kept mount had before
-		found = served(found)
 	}
 	switch len(found) {
 	case 1:
@@ -201,16 +202,6 @@ func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 	default:
 		return nil, errs.WithTry(errs.New(errs.Invalid, "%q means several mounts", name), "mountctl mounts")
 	}
-}
-
-func served(list []*api.Mount) []*api.Mount {
-	var out []*api.Mount
-	for _, m := range list {
-		if m.State == "mounted" {
-			out = append(out, m)
-		}
-	}
-	return out
 }
 
 // confirm asks a person. Without one there to answer, --yes is needed.

@@ -26,7 +26,6 @@ func (s *Server) startBackup(req *api.BackupRequest) (*job, error) {
 	var c ingest.Counters
 	began := s.clock.Now()
 	j, err := s.jobs.start("backup", req.VM, &c, func(ctx context.Context, j *job, step func(string)) (*api.Backup, error) {
-		defer closeSources(r)
 		p, err := ingest.Run(ctx, s.store, *r, &c, step)
 		if err != nil {
 			return nil, err
@@ -34,7 +33,7 @@ func (s *Server) startBackup(req *api.BackupRequest) (*job, error) {
 		b := backupView(req.VM, &p)
 		b.ElapsedSeconds, b.Job = s.clock.Now().Sub(began).Seconds(), j.view.Job
 		return b, nil
-	})
+	}, func() { closeSources(r) })
 	if err != nil {
 		closeSources(r)
 	}

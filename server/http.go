@@ -15,7 +15,7 @@ import (
 )
 
 // maxBody bounds a request: a list of a million changed extents is well below it.
-const maxBody = 128 << 20
+const maxBody = 64 << 20
 
 // answer is a handler that returns what is sent as JSON, with its status.
 type answer func(r *http.Request) (int, any, error)
@@ -126,8 +126,14 @@ func body(r *http.Request, into any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	err := d.Decode(into)
-	if err == nil || errors.Is(err, io.EOF) {
+	if err == nil && d.More() {
+		err = errors.New("there is something behind the JSON object")
+	}
+	if err == nil {
 		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return errs.New(errs.Invalid, "request without a body")
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -240,15 +246,26 @@ func (s *Server) getConfig(r *http.Request) (int, any, error) {
 }
 
 func (s *Server) postBackup(r *http.Request) (int, any, error) {
-	var req api.BackupRequest
-	if err := body(r, &req); err != nil {
-		return 0, nil, err
-	}
-	j, err := s.startBackup(&req)
+	j, err := s.readBackup(r)
 	if err != nil {
 		return 0, nil, err
 	}
 	return http.StatusAccepted, s.jobs.snapshot(j), nil
+}
+
+// readBackup decodes one request at a time: a list of changed extents takes hundreds of megabytes meanwhile.
+func (s *Server) readBackup(r *http.Request) (*job, error) {
+	select {
+	case s.decoding <- struct{}{}:
+		defer func() { <-s.decoding }()
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	var req api.BackupRequest
+	if err := body(r, &req); err != nil {
+		return nil, err
+	}
+	return s.startBackup(&req)
 }
 
 func (s *Server) getJobs(*http.Request) (int, any, error) {

@@ -103,8 +103,8 @@ func (js *jobs) save(j *job) {
 	}
 }
 
-// start runs w as a new job as soon as there is a slot.
-func (js *jobs) start(kind, subject string, counters *ingest.Counters, w work) (*job, error) {
+// start runs w as a new job as soon as there is a slot, and cleanup when it has ended, also before it began.
+func (js *jobs) start(kind, subject string, counters *ingest.Counters, w work, cleanup func()) (*job, error) {
 	ctx, cancel := context.WithCancel(js.ctx)
 	j := &job{counters: counters, cancel: cancel, done: make(chan struct{})}
 	j.view = api.Job{
@@ -117,6 +117,7 @@ func (js *jobs) start(kind, subject string, counters *ingest.Counters, w work) (
 	}
 	js.wg.Go(func() {
 		defer cancel()
+		defer cleanup()
 		js.run(ctx, j, w)
 	})
 	return j, nil

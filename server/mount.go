@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"livemount/blockdev"
@@ -26,7 +27,8 @@ type mount struct {
 	dir string // of its record and log
 
 	damage  damageList
-	mu      sync.Mutex // one operation on the mount at a time; guards all below
+	serving atomic.Bool // its folder is taken; set and cleared under mu, and read without it
+	mu      sync.Mutex  // one operation on the mount at a time; guards all below
 	rec     *mountRecord
 	log     *overlay.Log // nil when read-only or not served
 	bases   []*snapshotchain.Disk
@@ -173,6 +175,11 @@ func (m *mount) allocated(log *overlay.Log, d *snapshotchain.PointDisk) func() i
 }
 
 func (m *mount) mountTree(ctx context.Context, tree *fs.Tree) error {
+	// A dead mount of an earlier run goes as late as can be: until the new one is there, programs meet the
+	// bare folder.
+	if _, err := fusefs.CleanDead(ctx, m.rec.Path); err != nil {
+		return err
+	}
 	f, err := fusefs.Mount(ctx, tree, fusefs.Options{
 		Dir: m.rec.Path, ReadOnly: m.rec.ReadOnly, AllowOther: os.Geteuid() == 0,
 		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log,
@@ -221,6 +228,7 @@ func (m *mount) release() error {
 		err = errors.Join(err, b.Close())
 	}
 	m.bases = nil
+	m.serving.Store(false)
 	return err
 }
 

@@ -87,11 +87,12 @@ func (s *Server) newMount(ctx context.Context, vm *snapshotchain.VM, p *snapshot
 	for i, d := range p.Disks {
 		m.rec.Disks = append(m.rec.Disks, mountDisk{Node: uint64(i) + 2, Disk: d})
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.serving.Store(true)
 	if err := s.addMount(m); err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if err := m.create(ctx); err != nil {
 		s.dropMount(m)
 		return nil, errors.Join(err, vfs.RemoveAll(vfs.OS{}, m.dir))
@@ -114,23 +115,45 @@ func (s *Server) addMount(m *mount) error {
 	if len(s.mounts) >= maxMounts {
 		return errs.WithTry(errs.New(errs.Busy, "there are %d mounts already", len(s.mounts)), "mountctl unmount MOUNT")
 	}
-	for _, o := range s.mounts {
-		if o.rec.Path == m.rec.Path && o.served() {
-			return errs.WithTry(errs.New(errs.Busy, "%s is in use by mount %s", m.rec.Path, o.rec.ID), "another folder, or mountctl unmount %s", o.rec.ID)
-		}
+	if err := s.checkFreeLocked(m.rec.Path); err != nil {
+		return err
 	}
 	s.mounts[m.rec.ID] = m
 	return nil
 }
 
-// served tells, without waiting for an operation on the mount, whether its folder is taken.
-func (m *mount) served() bool {
-	if !m.mu.TryLock() {
-		return true
+// checkFreeLocked is Busy when a mount is, or is about to be, at path. The caller holds mu.
+func (s *Server) checkFreeLocked(path string) error {
+	for _, o := range s.mounts {
+		if o.rec.Path == path && o.served() {
+			return errs.WithTry(errs.New(errs.Busy, "%s is in use by mount %s", path, o.rec.ID), "another folder, or mountctl unmount %s", o.rec.ID)
+		}
 	}
-	defer m.mu.Unlock()
-	return m.fuse != nil
+	return nil
 }
+
+// claim makes path the place of a mount that is not served, unless another has it.
+func (s *Server) claim(m *mount, path string, made bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.checkFreeLocked(path); err != nil {
+		return err
+	}
+	m.rec.Path, m.rec.MadeDir = path, made
+	m.serving.Store(true)
+	return nil
+}
+
+// giveUp takes a claim back.
+func (s *Server) giveUp(m *mount, path string, made bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.rec.Path, m.rec.MadeDir = path, made
+	m.serving.Store(false)
+}
+
+// served tells, without waiting for an operation on the mount, whether its folder is taken.
+func (m *mount) served() bool { return m.serving.Load() }
 
 func (s *Server) dropMount(m *mount) {
 	s.mu.Lock()
@@ -188,15 +211,16 @@ func (s *Server) resume(ctx context.Context, m *mount, dir string) error {
 	// The record says where before anything is mounted there: a daemon that is killed in between finds and
 	// cleans the dead mount when it starts again.
 	old := *m.rec
-	m.rec.Path, m.rec.MadeDir = dir, made
-	err = m.setState(stateMounted)
-	if err == nil {
-		err = m.serve(ctx, false)
+	if err = s.claim(m, dir, made); err == nil {
+		err = m.setState(stateMounted)
+		if err == nil {
+			err = m.serve(ctx, false)
+		}
+		if err == nil {
+			return nil
+		}
+		s.giveUp(m, old.Path, old.MadeDir)
 	}
-	if err == nil {
-		return nil
-	}
-	m.rec.Path, m.rec.MadeDir = old.Path, old.MadeDir
 	err = errors.Join(err, m.setState(old.State))
 	if made {
 		err = errors.Join(err, os.Remove(dir))
@@ -210,7 +234,7 @@ func (s *Server) findMount(name string) (*mount, error) {
 	defer s.mu.Unlock()
 	var found *mount
 	for id, m := range s.mounts {
-		if m.rec.Path != name && (name == "" || !strings.HasPrefix(id.String(), strings.ToLower(name))) {
+		if !(m.rec.Path == name && m.served()) && (name == "" || !strings.HasPrefix(id.String(), strings.ToLower(name))) {
 			continue
 		}
 		if found != nil {
@@ -337,11 +361,8 @@ func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, err := fusefs.CleanDead(ctx, rec.Path)
-	if err == nil {
-		err = m.serve(ctx, false)
-	}
-	if err != nil {
+	m.serving.Store(true)
+	if err := m.serve(ctx, false); err != nil {
 		m.failure = err
 		s.log.Error("mount did not come back", "mount", rec.ID.String(), "path", rec.Path, "err", err)
 	}

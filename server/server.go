@@ -35,6 +35,8 @@ type Server struct {
 	store   *snapshotchain.Store
 	jobs    *jobs
 
+	decoding chan struct{} // bounds the large requests that are decoded at a time
+
 	watchers sync.WaitGroup // of mounts that may be unmounted from outside
 
 	mu     sync.Mutex // guards what is below
@@ -54,7 +56,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger, ready func()) error {
 	if err != nil {
 		return err
 	}
-	s := &Server{config: c, clock: clock.System{}, log: log, mounts: map[mountID]*mount{}}
+	s := &Server{config: c, clock: clock.System{}, log: log, mounts: map[mountID]*mount{}, decoding: make(chan struct{}, 1)}
 	s.started = s.clock.Now()
 	if err := s.open(ctx); err != nil {
 		return err

@@ -86,10 +86,16 @@ func (s *Server) Unmount(ctx context.Context) error {
 	select {
 	case <-s.done:
 		return nil
+	case <-time.After(elsewhereMax):
+		return errs.WithTry(errs.New(errs.Busy, "%s is unmounted, but mounted elsewhere too (mount --bind, or another mount namespace)", s.dir),
+			"unmount it there (findmnt -t fuse.livemount), or add --force")
 	case <-ctx.Done():
 		return errs.New(errs.KindOf(ctx.Err()), "unmount %s: wait for open requests: %w", s.dir, ctx.Err())
 	}
 }
+
+// elsewhereMax is how long the requests of a mount that was unmounted may take.
+const elsewhereMax = 5 * time.Second
 
 // umount asks the kernel once.
 func (s *Server) umount(ctx context.Context) error {
