@@ -159,8 +159,15 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 		return err
 	}
 	return a.show(&out, func(w io.Writer) {
-		fmt.Fprintf(w, "mount %s ended, %s\n", short(out.Mount), map[bool]string{true: "kept: mountctl mount --resume " + short(out.Mount) + " DIR", false: "its writes are gone"}[req.Keep])
+		fmt.Fprintf(w, "mount %s ended, %s\n", short(out.Mount), map[bool]string{true: "kept: mountctl mount --resume " + short(out.Mount) + " DIR", false: goneText(&out)}[req.Keep])
 	})
+}
+
+func goneText(m *api.Mount) string {
+	if m.Modified {
+		return "its writes are gone"
+	}
+	return "nothing had been written to it"
 }
 
 func whatGoes(m *api.Mount, req *api.UnmountRequest) string {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -42,12 +43,25 @@ func Main(args []string, in io.Reader, out, stderr io.Writer) int {
 	cmd.SetArgs(args)
 	cmd.SetOut(out)
 	cmd.SetErr(stderr)
-	err := cmd.ExecuteContext(ctx)
+	err := checkText(args)
+	if err == nil {
+		err = cmd.ExecuteContext(ctx)
+	}
 	if err == nil {
 		return 0
 	}
 	a.report(err)
 	return errs.KindOf(err).ExitCode()
+}
+
+// checkText refuses arguments that JSON cannot carry as they are: a name would silently become another.
+func checkText(args []string) error {
+	for _, arg := range args {
+		if !utf8.ValidString(arg) {
+			return errs.New(errs.Invalid, "argument %q is not UTF-8", arg)
+		}
+	}
+	return nil
 }
 
 func (a *app) report(err error) {

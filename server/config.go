@@ -23,7 +23,7 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// ChunkCacheMiB bounds the decoded chunks in memory; default 64.
 	ChunkCacheMiB int64 `yaml:"chunk_cache_mib"`
-	// ReserveMiB stays free on the disk of the store; default a twentieth of it, 64 to 1024.
+	// ReserveMiB stays free on the disk of the store; default a twentieth of it, 96 to 1024.
 	ReserveMiB int64 `yaml:"reserve_mib"`
 	// Backups that run at the same time; more wait. Default 2.
 	Backups int `yaml:"backups"`

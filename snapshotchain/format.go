@@ -36,8 +36,7 @@ func takeLock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
+	if err = flock(f); err == nil {
 		return f, nil
 	}
 	f.Close()
@@ -46,6 +45,16 @@ func takeLock(dir string) (*os.File, error) {
 			"stop the other livemountd, or give this one another --data folder")
 	}
 	return nil, err
+}
+
+// flock waits a little for a process that was just killed: the kernel takes its time to give the lock back.
+func flock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for tries := 0; errors.Is(err, unix.EWOULDBLOCK) && tries < 20; tries++ {
+		<-time.After(100 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	return err
 }
 
 // loadFormat reads DIR/FORMAT, or writes it for a new store.

@@ -19,7 +19,7 @@ type Options struct {
 	FS  vfs.FS
 	Dir string
 	// ReserveBytes must stay free after an ingest wrote; half of it after a mount wrote. Default: a
-	// twentieth of the file system, at least 64 MiB, at most 1 GiB.
+	// twentieth of the file system, at least 96 MiB, at most 1 GiB.
 	ReserveBytes int64
 	Log          *slog.Logger
 }
@@ -34,7 +34,7 @@ type Guard struct {
 }
 
 const (
-	minReserve = 64 << 20
+	minReserve = 96 << 20
 	maxReserve = 1 << 30
 	// commitBytes is what a commit and the compaction behind it may take.
 	commitBytes = 40 << 20
@@ -76,12 +76,16 @@ func (g *Guard) adoptBallast() error {
 }
 
 // Admit asks for room for n bytes of an ingest.
-func (g *Guard) Admit(n int64) error { return g.admit(n, g.reserve, "backups") }
+func (g *Guard) Admit(n int64) error {
+	return g.admit(n, g.reserve, "backups", "make room there, then back up again")
+}
 
 // AdmitMount asks for room for n bytes of a mount's writes.
-func (g *Guard) AdmitMount(n int64) error { return g.admit(n, g.reserve/2, "writes to mounts") }
+func (g *Guard) AdmitMount(n int64) error {
+	return g.admit(n, g.reserve/2, "writes to mounts", "make room there; writing goes on by itself")
+}
 
-func (g *Guard) admit(n, reserve int64, who string) error {
+func (g *Guard) admit(n, reserve int64, who, try string) error {
 	sp, err := g.o.FS.Space(g.o.Dir)
 	if err != nil {
 		return err
@@ -90,7 +94,7 @@ func (g *Guard) admit(n, reserve int64, who string) error {
 		return nil
 	}
 	return errs.WithTry(errs.New(errs.NoSpace, "no space left for %s on the file system of %s: %d MiB free, %d MiB are kept for the store itself",
-		who, g.o.Dir, sp.FreeBytes>>20, reserve>>20), "make room there; it goes on by itself")
+		who, g.o.Dir, sp.FreeBytes>>20, reserve>>20), "%s", try)
 }
 
 // Commit asks for room for a commit of metadata. It gives up the ballast when the disk is full without.

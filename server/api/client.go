@@ -86,7 +86,7 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return errs.New(errs.Canceled, "interrupted; livemountd may still carry out what was asked: %w", ctx.Err())
 	}
 	var u *url.Error
 	if errors.As(err, &u) {

@@ -78,7 +78,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringVar(&flags.Listen, "listen", "", "unix:PATH or 127.0.0.1:PORT (default unix:DATA/livemountd.sock)")
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
-	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 64 to 1024)")
+	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 96 to 1024)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return errs.WithTry(errs.As(errs.Invalid, err), "livemountd --help")

@@ -121,7 +121,7 @@ func (s *Store) loadTable(ctx context.Context, c *container) ([]slot, error) {
 	if err == nil || !errs.Is(err, errs.Corrupt) {
 		return slots, err
 	}
-	s.opts.Log.Error("container footer was bad, records scanned", "container", c.id, "err", err)
+	s.opts.Log.Warn("container had no good footer, records scanned", "container", c.id, "err", err)
 	res, err := s.scanFile(c, f)
 	if err != nil {
 		return nil, err
