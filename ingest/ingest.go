@@ -75,6 +75,9 @@ func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counte
 	for i := range req.Disks {
 		step("read " + req.Disks[i].Name)
 		note, err := takeDisk(ctx, store, draft, &req.Disks[i], i, c)
+		if errs.Is(err, errs.Corrupt) && errs.TryOf(err) == "" {
+			err = errs.WithTry(err, "the same backup with --full: it needs nothing of the point before")
+		}
 		if err != nil {
 			return snapshotchain.Point{}, errors.Join(fmt.Errorf("disk %s: %w", req.Disks[i].Name, err), draft.Abort(ctx))
 		}

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"livemount/blockdev"
 	"livemount/internal/clock"
+	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/snapshotchain"
 )
@@ -237,5 +240,64 @@ func TestADiskThatShrankToPartOfAPageHasTheRootOfItsContent(t *testing.T) {
 	full := backup(t, s, Disk{Name: "sda", Source: source{small}, Full: true})
 	if listed.Disks[0].Root != full.Disks[0].Root {
 		t.Fatal("root hash differs")
+	}
+}
+
+func TestTheNextBackupStoresAgainWhatWasFoundBad(t *testing.T) {
+	for _, part := range []struct {
+		name string
+		at   int // in the record
+	}{{"payload", 2000}, {"header", 30}} {
+		t.Run(part.name, func(t *testing.T) { storesAgain(t, part.at) })
+	}
+}
+
+// storesAgain spoils a byte of a record, lets a read find it, and backs up once more: compared with the point
+// before, or, when its page hashes are lost too, in full.
+func storesAgain(t *testing.T, at int) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	m := blockdev.NewMem(4 << 20)
+	p := make([]byte, 4<<20)
+	fillRandom(rand.New(rand.NewPCG(10, 10)), p)
+	write(t, m, p, 0)
+	first := backup(t, s, Disk{Name: "sda", Source: source{m}})
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "containers", "data", "*", "*.lmc"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[bytes.Index(b[1<<20:], []byte("LMR1"))+(1<<20)+at] ^= 1
+	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close(t.Context())
+	d, err := s.OpenDisk(t.Context(), first.Disk("sda"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ReadAt(t.Context(), make([]byte, 4<<20), 0); !errs.Is(err, errs.Corrupt) {
+		t.Fatal(err)
+	}
+	var c Counters
+	again, err := Run(t.Context(), s, Request{VM: "web", Disks: []Disk{{Name: "sda", Source: source{m}}}}, &c, func(string) {})
+	if errs.Is(err, errs.Corrupt) && errs.TryOf(err) != "" {
+		again, err = backup(t, s, Disk{Name: "sda", Source: source{m}, Full: true}), nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content(t, s, again, "sda"), p) || again.Disks[0].Root != first.Disks[0].Root {
+		t.Fatal("the new point is not what the source holds")
+	}
+	if n := again.Disks[0].StoredBytes; n == 0 || n > 200<<10 {
+		t.Fatalf("stored %d bytes", n)
 	}
 }

@@ -39,6 +39,7 @@ type worker struct {
 	r      *run
 	hasher *chunkstore.Hasher
 	old    [snapshotchain.LeafPages]chunkstore.PageHash
+	bad    [snapshotchain.LeafPages]bool
 	cell   []page // changed pages of the present cell
 	total  int    // pages of the cell that are not zeroes
 	cellNo int64
@@ -69,10 +70,11 @@ func (w *worker) do(ctx context.Context, b *batch) error {
 }
 
 func (w *worker) span(ctx context.Context, res *result, s span, data []byte) error {
-	old := w.old[:s.n]
+	old, bad := w.old[:s.n], w.bad[:s.n]
 	if w.r.parent == nil {
 		clear(old)
-	} else if err := w.r.parent.PageHashes(ctx, s.page, old); err != nil {
+		clear(bad)
+	} else if err := w.r.parent.PageHashes(ctx, s.page, old, bad); err != nil {
 		return err
 	}
 	for i := range s.n {
@@ -83,15 +85,16 @@ func (w *worker) span(ctx context.Context, res *result, s span, data []byte) err
 				p.hash = w.hasher.Page(p.data)
 			}
 		}
-		if err := w.page(ctx, res, p, old[i]); err != nil {
+		if err := w.page(ctx, res, p, old[i], bad[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// page accounts for a page and, when it changed, sends it on.
-func (w *worker) page(ctx context.Context, res *result, p page, old chunkstore.PageHash) error {
+// page accounts for a page and, when it changed, sends it on. One whose stored bytes are known to be bad is
+// stored again: the source has them.
+func (w *worker) page(ctx context.Context, res *result, p page, old chunkstore.PageHash, bad bool) error {
 	var none chunkstore.PageHash
 	if cell := p.no / chunkPages; cell != w.cellNo {
 		if err := w.closeCell(ctx, res); err != nil {
@@ -102,7 +105,7 @@ func (w *worker) page(ctx context.Context, res *result, p page, old chunkstore.P
 	if p.hash != none {
 		w.total++
 	}
-	if p.hash == old {
+	if p.hash == old && !bad {
 		return nil
 	}
 	res.changed++

@@ -281,14 +281,16 @@ func (m *merger) flush() {
 }
 
 // PageHashes fills out with the hashes of the pages from first, zero for pages of zeroes and for those
-// behind the end of the disk. No chunk is decoded.
-func (d *Disk) PageHashes(ctx context.Context, first int64, out []chunkstore.PageHash) error {
+// behind the end of the disk, and bad, of the same length, with whether their bytes are known to be lost. No
+// chunk is decoded.
+func (d *Disk) PageHashes(ctx context.Context, first int64, out []chunkstore.PageHash, bad []bool) error {
 	clear(out)
+	clear(bad)
 	pages := (d.Size() + blockdev.PageSize - 1) / blockdev.PageSize
 	for i := int64(0); i < int64(len(out)) && first+i < pages; {
 		page := first + i
 		n := min(int64(len(out))-i, LeafPages-page%LeafPages)
-		if err := d.leafHashes(ctx, uint32(page/LeafPages), int(page%LeafPages), out[i:i+n]); err != nil {
+		if err := d.leafHashes(ctx, uint32(page/LeafPages), int(page%LeafPages), out[i:i+n], bad[i:i+n]); err != nil {
 			return err
 		}
 		i += n
@@ -296,7 +298,7 @@ func (d *Disk) PageHashes(ctx context.Context, first int64, out []chunkstore.Pag
 	return nil
 }
 
-func (d *Disk) leafHashes(ctx context.Context, n uint32, first int, out []chunkstore.PageHash) error {
+func (d *Disk) leafHashes(ctx context.Context, n uint32, first int, out []chunkstore.PageHash, bad []bool) error {
 	runs, err := d.leaf(ctx, n)
 	if err != nil {
 		return err
@@ -315,6 +317,11 @@ func (d *Disk) leafHashes(ctx context.Context, n uint32, first int, out []chunks
 			return errs.New(errs.Corrupt, "chunk %s of %d pages is too short for its map", r.Ptr, len(hashes))
 		}
 		copy(out[from-first:to-first], hashes[start:])
+		if d.s.chunks.IsBad(r.Ptr) {
+			for i := from - first; i < to-first; i++ {
+				bad[i] = true
+			}
+		}
 	}
 	return nil
 }

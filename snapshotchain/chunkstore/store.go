@@ -221,7 +221,8 @@ func (s *Store) MarkBad(p Ptr) bool {
 	return true
 }
 
-func (s *Store) isBad(p Ptr) bool {
+// IsBad says whether a record was found to be bad.
+func (s *Store) IsBad(p Ptr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, ok := s.bad[p]

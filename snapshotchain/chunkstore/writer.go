@@ -290,7 +290,7 @@ func (s *Store) discard(l *lease) error {
 // Find looks for a stored chunk with this id that the Writer may point to.
 func (w *Writer) Find(ctx context.Context, id ChunkID) (Ptr, bool) {
 	p, ok := w.s.dedup.get(id)
-	if !ok || w.s.isBad(p) {
+	if !ok || w.s.IsBad(p) {
 		return Ptr{}, false
 	}
 	c, err := w.s.container(p.Container)
