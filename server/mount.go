@@ -26,16 +26,19 @@ type mount struct {
 	s   *Server
 	dir string // of its record and log
 
-	damage  damageList
-	serving atomic.Bool // its folder is taken; set and cleared under mu, and read without it
-	mu      sync.Mutex  // one operation on the mount at a time; guards all below
-	rec     *mountRecord
-	log     *overlay.Log // nil when read-only or not served
-	bases   []*snapshotchain.Disk
-	fuse    *fusefs.Server // nil when not served
-	leaving bool           // an unmount of ours is under way
-	failure error          // why it is not served though it should be
-	elapsed time.Duration  // that serve took, the last time
+	damage damageList
+	// returning is set while a mount of an earlier run comes back. Programs may have made files in the bare
+	// folder meanwhile; they must not keep it away.
+	returning bool
+	serving   atomic.Bool // its folder is taken; set and cleared under mu, and read without it
+	mu        sync.Mutex  // one operation on the mount at a time; guards all below
+	rec       *mountRecord
+	log       *overlay.Log // nil when read-only or not served
+	bases     []*snapshotchain.Disk
+	fuse      *fusefs.Server // nil when not served
+	leaving   bool           // an unmount of ours is under way
+	failure   error          // why it is not served though it should be
+	elapsed   time.Duration  // that serve took, the last time
 }
 
 // serve opens the disks and the log and mounts the tree at rec.Path. The caller holds mu.
@@ -182,7 +185,7 @@ func (m *mount) mountTree(ctx context.Context, tree *fs.Tree) error {
 	}
 	f, err := fusefs.Mount(ctx, tree, fusefs.Options{
 		Dir: m.rec.Path, ReadOnly: m.rec.ReadOnly, AllowOther: os.Geteuid() == 0,
-		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log,
+		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log, OverFiles: m.returning,
 	})
 	if err != nil {
 		return err

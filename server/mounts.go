@@ -362,6 +362,8 @@ func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.serving.Store(true)
+	m.returning = true
+	defer func() { m.returning = false }()
 	if err := m.serve(ctx, false); err != nil {
 		m.failure = err
 		s.log.Error("mount did not come back", "mount", rec.ID.String(), "path", rec.Path, "err", err)

@@ -14,7 +14,7 @@ import (
 )
 
 // checkDir returns the real path of a folder that can be mounted on.
-func checkDir(dir string) (string, error) {
+func checkDir(dir string, overFiles bool, log *slog.Logger) (string, error) {
 	if dir == "" {
 		return "", errs.New(errs.Invalid, "mount: no folder was named")
 	}
@@ -29,10 +29,10 @@ func checkDir(dir string) (string, error) {
 	} else if !errs.Is(err, errs.NotFound) {
 		return "", err
 	}
-	return path, checkEmpty(path)
+	return path, checkEmpty(path, overFiles, log)
 }
 
-func checkEmpty(path string) error {
+func checkEmpty(path string, overFiles bool, log *slog.Logger) error {
 	st, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -48,6 +48,10 @@ func checkEmpty(path string) error {
 	names, err := f.Readdirnames(1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
+	}
+	if len(names) > 0 && overFiles {
+		log.Warn("mounted over files", "dir", path, "one", names[0])
+		return nil
 	}
 	if len(names) > 0 {
 		err := errs.New(errs.Invalid, "mount %s: the folder is not empty: %s", path, names[0])

@@ -37,6 +37,9 @@ const (
 type Options struct {
 	// Dir is an existing, empty folder.
 	Dir string
+	// OverFiles mounts also over a folder that is not empty, as mount(2) does. What is in it is hidden until
+	// the unmount.
+	OverFiles bool
 	// ReadOnly refuses every change, also of files that could be written.
 	ReadOnly bool
 	// AllowOther lets other users than the one who mounts in, as far as the modes allow.
@@ -62,7 +65,7 @@ func Mount(ctx context.Context, tree *fs.Tree, o Options) (*Server, error) {
 	if o.FsName == "" {
 		o.FsName = typeName
 	}
-	dir, err := checkDir(o.Dir)
+	dir, err := checkDir(o.Dir, o.OverFiles, o.Log)
 	if err == nil {
 		err = ctx.Err()
 	}

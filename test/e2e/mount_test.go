@@ -232,3 +232,41 @@ func TestDisksComeAndGoBetweenPoints(t *testing.T) {
 		}
 	}
 }
+
+// TestFilesMadeWhileTheDaemonWasDownDoNotKeepAMountAway: a program that writes by name makes a file in the
+// bare folder; the mount comes back over it, with what was written to the mount.
+func TestFilesMadeWhileTheDaemonWasDownDoNotKeepAMountAway(t *testing.T) {
+	rng := rand.New(rand.NewPCG(harness.Seed(t), 0))
+	d, dir := started(t)
+	source := filepath.Join(dir, "source")
+	b := disk(t, rng, source, 100)
+	d.Backup("vm", "sda="+source)
+	m := d.Mount("vm@latest", filepath.Join(dir, "mnt"))
+	if err := change(rng, m.Disks[0].Path, b, 20); err != nil {
+		t.Fatal(err)
+	}
+	d.Stop()
+	harness.WriteFile(t, m.Disks[0].Path, []byte("stray"))
+	d.Start()
+	same(t, m.Disks[0].Path, b)
+	d.Must(nil, "unmount", m.Mount, "--yes")
+	same(t, m.Disks[0].Path, []byte("stray"))
+}
+
+// TestABindCopyDoesNotHoldUpUnmount: what is mounted elsewhere too is named, and --force ends it.
+func TestABindCopyDoesNotHoldUpUnmount(t *testing.T) {
+	rng := rand.New(rand.NewPCG(harness.Seed(t), 0))
+	d, dir := started(t)
+	source := filepath.Join(dir, "source")
+	disk(t, rng, source, 100)
+	d.Backup("vm", "sda="+source)
+	m := d.Mount("vm@latest", filepath.Join(dir, "mnt"))
+	harness.Run(t, "mount", "--bind", m.Path, harness.Mkdir(t, dir, "copy"))
+	if r := d.Ctl("unmount", m.Mount, "--yes"); r.Code != 11 {
+		t.Fatalf("unmount: %+v", r)
+	}
+	d.Must(nil, "unmount", m.Mount, "--yes", "--force")
+	if list := d.Mounts(); len(list) != 0 {
+		t.Fatalf("%+v", list)
+	}
+}
