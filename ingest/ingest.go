@@ -15,6 +15,7 @@ import (
 	"livemount/blockdev"
 	"livemount/internal/errs"
 	"livemount/snapshotchain"
+	"livemount/snapshotchain/chunkstore"
 )
 
 // Source is a disk to take in.
@@ -43,6 +44,7 @@ type Request struct {
 	VM    string
 	Disks []Disk
 	Info  snapshotchain.SealInfo
+	Level chunkstore.Level // of compression
 }
 
 // Counters are read while Run works. All are bytes.
@@ -74,7 +76,7 @@ func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counte
 	}
 	for i := range req.Disks {
 		step("read " + req.Disks[i].Name)
-		note, err := takeDisk(ctx, store, draft, &req.Disks[i], i, c)
+		note, err := takeDisk(ctx, store, draft, &req, i, c)
 		if errs.Is(err, errs.Corrupt) && errs.TryOf(err) == "" {
 			err = errs.WithTry(err, "the same backup with --full: it needs nothing of the point before")
 		}
@@ -90,10 +92,10 @@ func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counte
 }
 
 // takeDisk takes in one disk and returns a note for the point.
-func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotchain.Draft, d *Disk, i int, c *Counters) (string, error) {
-	dst := draft.Disks()[i]
+func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotchain.Draft, req *Request, i int, c *Counters) (string, error) {
+	d, dst := &req.Disks[i], draft.Disks()[i]
 	before := draft.StoredBytes()
-	r := &run{store: store, disk: d, dst: dst, parent: dst.Parent(), count: c, stored: draft.StoredBytes}
+	r := &run{store: store, disk: d, dst: dst, parent: dst.Parent(), level: req.Level, count: c, stored: draft.StoredBytes}
 	for _, done := range draft.Disks()[:i] {
 		r.before += done.Size()
 	}

@@ -23,6 +23,7 @@ type run struct {
 	disk   *Disk
 	dst    *snapshotchain.DraftDisk
 	parent *snapshotchain.Disk
+	level  chunkstore.Level
 	size   int64
 	count  *Counters
 	stored func() int64 // by the whole draft
@@ -50,52 +51,80 @@ func (r *run) parentSize() int64 {
 	return r.parent.Size()
 }
 
-// batch is a piece of work on its way from the reader through a worker to the committer.
+// batch is a piece of work. It is read, hashed by a worker, cut into chunks, compressed by a worker and
+// committed; batches are cut and committed in the order of the disk.
 type batch struct {
 	spans []span
 	buf   []byte // the pages of the spans that are not zero, one behind the other
 	upTo  int64  // bytes of the disk that have been looked at when it is done
-	res   result
-	done  chan struct{}
+	found found
+	cut   cut
+	arena []byte // holds payloads
+
+	hashed, encoded chan struct{}
+}
+
+// lastLeaf is the leaf of its last page, -1 for the batch behind the last.
+func (b *batch) lastLeaf() int64 {
+	if len(b.spans) == 0 {
+		return -1
+	}
+	return b.spans[len(b.spans)-1].leaf()
+}
+
+// queues are the ways of batches through the pipeline. Those that keep the order hold all batches there
+// are, so nobody waits to send on them.
+type queues struct {
+	free           chan *batch
+	hash, encode   chan *batch // to any worker
+	cutting, ready chan *batch // in the order of the disk
 }
 
 // run reads, works and commits.
 func (r *run) run(ctx context.Context) error {
 	r.size = r.disk.Source.Size()
 	workers := max(2, runtime.GOMAXPROCS(0))
-	free := make(chan *batch, workers+2)
-	for range workers + 2 {
-		free <- &batch{} // its buffer is made when it is needed: small disks need few
+	n := workers + 3
+	q := &queues{
+		free: make(chan *batch, n), hash: make(chan *batch), encode: make(chan *batch),
+		cutting: make(chan *batch, n), ready: make(chan *batch, n+1),
 	}
-	work, ordered := make(chan *batch), make(chan *batch, workers+2)
+	for range n {
+		q.free <- &batch{} // its buffer is made when it is needed: small disks need few
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer close(work)
-		defer close(ordered)
-		return r.readAll(ctx, free, work, ordered)
+		defer close(q.hash)
+		defer close(q.cutting)
+		return r.readAll(ctx, q)
 	})
 	for range workers {
-		g.Go(func() error { return r.work(ctx, work) })
+		g.Go(func() error { return r.work(ctx, q) })
 	}
-	g.Go(func() error { return r.commitAll(ctx, ordered, free) })
+	g.Go(func() error {
+		defer close(q.encode)
+		defer close(q.ready)
+		return r.cutAll(ctx, q)
+	})
+	g.Go(func() error { return r.commitAll(ctx, q) })
 	return g.Wait()
 }
 
 // readAll cuts the plan into batches and reads them.
-func (r *run) readAll(ctx context.Context, free <-chan *batch, work, ordered chan<- *batch) error {
+func (r *run) readAll(ctx context.Context, q *queues) error {
 	var b *batch
 	for s, err := range r.plan(ctx) {
 		if err != nil {
 			return err
 		}
 		if b != nil && b.full(s) {
-			if err := send(ctx, b, work, ordered); err != nil {
+			if err := send(ctx, b, q.hash, q.cutting); err != nil {
 				return err
 			}
 			b = nil
 		}
 		if b == nil {
-			if b, err = take(ctx, free); err != nil {
+			if b, err = take(ctx, q.free); err != nil {
 				return err
 			}
 			b.makeRoom(min(batchPages*blockdev.PageSize, pagesOf(r.size)*blockdev.PageSize))
@@ -107,7 +136,7 @@ func (r *run) readAll(ctx context.Context, free <-chan *batch, work, ordered cha
 	if b == nil {
 		return nil
 	}
-	return send(ctx, b, work, ordered)
+	return send(ctx, b, q.hash, q.cutting)
 }
 
 func (b *batch) full(s span) bool {
@@ -117,7 +146,8 @@ func (b *batch) full(s span) bool {
 func take(ctx context.Context, free <-chan *batch) (*batch, error) {
 	select {
 	case b := <-free:
-		b.spans, b.buf, b.done = b.spans[:0], b.buf[:0], make(chan struct{})
+		b.spans, b.buf = b.spans[:0], b.buf[:0]
+		b.hashed, b.encoded = make(chan struct{}), make(chan struct{})
 		return b, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -126,7 +156,7 @@ func take(ctx context.Context, free <-chan *batch) (*batch, error) {
 
 func (b *batch) makeRoom(n int64) {
 	if int64(cap(b.buf)) < n {
-		b.buf = make([]byte, 0, n)
+		b.buf, b.arena = make([]byte, 0, n), make([]byte, 0, n/2)
 	}
 }
 
@@ -139,6 +169,15 @@ func send(ctx context.Context, b *batch, queues ...chan<- *batch) error {
 		}
 	}
 	return nil
+}
+
+func wait(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // readSpan adds a span to the batch, with its bytes unless they are zeroes. The last page is filled up
@@ -161,39 +200,74 @@ func (r *run) readSpan(ctx context.Context, b *batch, s span) error {
 	return nil
 }
 
-func (r *run) work(ctx context.Context, work <-chan *batch) error {
+// work hashes and compresses whatever comes; what is nearer to its end goes first.
+func (r *run) work(ctx context.Context, q *queues) error {
 	w := &worker{r: r, hasher: r.store.Hasher()}
-	for b := range work {
-		if err := w.do(ctx, b); err != nil {
-			return err
+	hash, encode := q.hash, q.encode
+	for hash != nil || encode != nil {
+		select {
+		case b, ok := <-encode:
+			if !ok {
+				encode = nil
+			} else if err := w.encode(ctx, b); err != nil {
+				return err
+			}
+			continue
+		default:
 		}
-		close(b.done)
+		select {
+		case b, ok := <-encode:
+			if !ok {
+				encode = nil
+			} else if err := w.encode(ctx, b); err != nil {
+				return err
+			}
+		case b, ok := <-hash:
+			if !ok {
+				hash = nil
+			} else if err := w.hash(ctx, b); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-func (r *run) commitAll(ctx context.Context, ordered <-chan *batch, free chan<- *batch) error {
-	c := &committer{r: r, hasher: r.store.Hasher(), leaves: map[int64][]snapshotchain.Run{}}
-	for b := range ordered {
-		select {
-		case <-b.done:
-		case <-ctx.Done():
-			return ctx.Err()
+// cutAll cuts the changed pages of all batches, as one sequence, into chunks.
+func (r *run) cutAll(ctx context.Context, q *queues) error {
+	c := &cutter{hasher: r.store.Hasher()}
+	for b := range q.cutting {
+		if err := wait(ctx, b.hashed); err != nil {
+			return err
+		}
+		c.batch(b)
+		if err := send(ctx, b, q.ready, q.encode); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil || len(c.open) == 0 {
+		return ctx.Err()
+	}
+	last := &batch{upTo: r.size, encoded: make(chan struct{})}
+	c.end(last)
+	return send(ctx, last, q.ready, q.encode)
+}
+
+func (r *run) commitAll(ctx context.Context, q *queues) error {
+	c := &committer{r: r, leaves: map[int64][]snapshotchain.Run{}}
+	for b := range q.ready {
+		if err := wait(ctx, b.encoded); err != nil {
+			return err
 		}
 		if err := c.commit(ctx, b); err != nil {
 			return err
 		}
-		free <- b
+		if cap(b.buf) > 0 {
+			q.free <- b
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return c.finish(ctx)
-}
-
-// page is a changed page on its way into a chunk.
-type page struct {
-	no   int64
-	hash chunkstore.PageHash
-	data []byte
 }

@@ -20,6 +20,7 @@ type backupFlags struct {
 	disks, changed []string
 	full, detach   bool
 	config         string
+	compression    string
 }
 
 func (a *app) backupCmd() *cobra.Command {
@@ -44,6 +45,7 @@ With several disks it is given for each: --changed sda=FILE.`,
 	c.Flags().StringArrayVar(&f.changed, "changed", nil, "[NAME=]FILE with the extents that may have changed")
 	c.Flags().BoolVar(&f.full, "full", false, "read everything and compare with nothing")
 	c.Flags().StringVar(&f.config, "config", "", "a configuration to keep with the point (.vmx, libvirt XML, anything)")
+	c.Flags().StringVar(&f.compression, "compression", "", "fast, default or best (default: livemountd's setting)")
 	c.Flags().BoolVar(&f.detach, "detach", false, "do not wait; print the job")
 	c.RunE = func(c *cobra.Command, list []string) error { return a.backup(c.Context(), list[0], &f) }
 	return c
@@ -83,7 +85,7 @@ func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, erro
 	if len(f.disks) == 0 {
 		return nil, errs.WithTry(errs.New(errs.Invalid, "no disk was named"), "mountctl backup %s --disk sda=/images/%s.raw", vm, vm)
 	}
-	req := &api.BackupRequest{VM: vm, Full: f.full}
+	req := &api.BackupRequest{VM: vm, Full: f.full, Compression: f.compression}
 	for _, d := range f.disks {
 		name, source, ok := strings.Cut(d, "=")
 		if !ok || name == "" || source == "" {

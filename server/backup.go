@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -53,7 +54,11 @@ func (s *Server) backupRequest(req *api.BackupRequest) (*ingest.Request, error) 
 	if len(req.Disks) == 0 {
 		return nil, errs.New(errs.Invalid, "backup of %s without a disk", req.VM)
 	}
-	r := &ingest.Request{VM: req.VM}
+	level, err := snapshotchain.ParseLevel(cmp.Or(req.Compression, s.config.Compression))
+	if err != nil {
+		return nil, err
+	}
+	r := &ingest.Request{VM: req.VM, Level: level}
 	if c := req.Config; c != nil {
 		if len(c.Data) > maxConfig {
 			return nil, errs.New(errs.Invalid, "configuration %s of %d bytes; at most %d", c.Name, len(c.Data), maxConfig)

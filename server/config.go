@@ -13,6 +13,7 @@ import (
 
 	"livemount/internal/errs"
 	"livemount/server/api"
+	"livemount/snapshotchain"
 )
 
 // Config is what livemountd is told by its flags or by a YAML file with the same names.
@@ -27,6 +28,8 @@ type Config struct {
 	ReserveMiB int64 `yaml:"reserve_mib"`
 	// Backups that run at the same time; more wait. Default 2.
 	Backups int `yaml:"backups"`
+	// Compression of backups that do not say their own: fast, default or best.
+	Compression string `yaml:"compression"`
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string `yaml:"log_level"`
 }
@@ -69,7 +72,8 @@ func (c *Config) setDefaults() error {
 	if c.Backups <= 0 {
 		c.Backups = 2
 	}
-	return nil
+	_, err = snapshotchain.ParseLevel(c.Compression)
+	return err
 }
 
 // checkListen refuses addresses that others could reach: there are no users yet.

@@ -67,9 +67,10 @@ func (k *DraftDisk) Parent() *Disk {
 // older, and a list of what changed since the newest point does not fit it.
 func (k *DraftDisk) Current() bool { return k.current }
 
-// Find looks for a chunk that is stored already. It may be called from several goroutines.
-func (k *DraftDisk) Find(ctx context.Context, id chunkstore.ChunkID) (chunkstore.Ptr, bool) {
-	return k.d.writer.Find(ctx, id)
+// Find looks for a chunk that is stored already, first behind near, where the one before it was found
+// (zero for none). It may be called from several goroutines.
+func (k *DraftDisk) Find(ctx context.Context, id chunkstore.ChunkID, near chunkstore.Ptr) (chunkstore.Ptr, bool) {
+	return k.d.writer.Find(ctx, id, near)
 }
 
 // Put stores a chunk. It reports whether that took space.

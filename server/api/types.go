@@ -19,6 +19,8 @@ type BackupRequest struct {
 	Disks  []DiskSource `json:"disks"`
 	Full   bool         `json:"full,omitempty"`
 	Config *ConfigFile  `json:"config,omitempty"`
+	// Compression is fast, default or best; empty is livemountd's setting.
+	Compression string `json:"compression,omitempty"`
 }
 
 // DiskSource says where the bytes of a disk are: a path on the server's machine.

@@ -76,6 +76,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringVar(&file, "config", "", "YAML file with the same settings; flags win over it")
 	f.StringVar(&flags.Data, "data", "", "folder of the store (default "+api.DefaultData()+")")
 	f.StringVar(&flags.Listen, "listen", "", "unix:PATH or 127.0.0.1:PORT (default unix:DATA/livemountd.sock)")
+	f.StringVar(&flags.Compression, "compression", "", "of backups that do not say: fast, default or best")
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
 	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 96 to 1024)")
@@ -114,6 +115,7 @@ func merge(file string, flags server.Config) (server.Config, error) {
 	}
 	set(&c.Data, flags.Data)
 	set(&c.Listen, flags.Listen)
+	set(&c.Compression, flags.Compression)
 	set(&c.LogLevel, flags.LogLevel)
 	set(&c.ChunkCacheMiB, flags.ChunkCacheMiB)
 	set(&c.ReserveMiB, flags.ReserveMiB)

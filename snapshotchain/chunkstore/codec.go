@@ -9,10 +9,33 @@ import (
 	"livemount/internal/errs"
 )
 
+// Level says how much work goes into compression. Whatever it is, everything can be read.
+type Level uint8
+
+// The levels. What LevelFast stores is compressed again later, as LevelDefault would have, by Repack.
+const (
+	LevelDefault Level = iota // zstd, its fastest level
+	LevelFast                 // S2: three times as fast, a quarter larger
+	LevelBest                 // zstd, its best level: a tenth of the speed
+)
+
+// ParseLevel reads "fast", "default", "best"; "" is the default. Anything else is Invalid.
+func ParseLevel(name string) (Level, error) {
+	switch name {
+	case "", "default":
+		return LevelDefault, nil
+	case "fast":
+		return LevelFast, nil
+	case "best":
+		return LevelBest, nil
+	}
+	return 0, errs.New(errs.Invalid, "%q is no compression: use fast, default or best", name)
+}
+
 // codecs compresses and decompresses payloads. It is safe for concurrent use.
 type codecs struct {
-	encoders sync.Pool // of *zstd.Encoder
-	decoder  *zstd.Decoder
+	fastest, best sync.Pool // of *zstd.Encoder
+	decoder       *zstd.Decoder
 }
 
 func newCodecs() (*codecs, error) {
@@ -27,27 +50,41 @@ func newCodecs() (*codecs, error) {
 
 func (c *codecs) close() { c.decoder.Close() }
 
-func newEncoder() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
+func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithWindowSize(MaxChunkPages*PageSize))
 }
 
 // encode compresses raw, or says CodecRaw and returns raw itself when that does not make it smaller by
 // at least one part in 16.
-func (c *codecs) encode(raw, buf []byte) (Codec, []byte, error) {
-	enc, _ := c.encoders.Get().(*zstd.Encoder)
-	if enc == nil {
-		var err error
-		if enc, err = newEncoder(); err != nil {
-			return 0, nil, err
-		}
+func (c *codecs) encode(level Level, raw, buf []byte) (Codec, []byte, error) {
+	codec, out, err := c.compress(level, raw, buf)
+	if err != nil {
+		return 0, nil, err
 	}
-	out := enc.EncodeAll(raw, buf[:0])
-	c.encoders.Put(enc)
 	if len(out) > len(raw)-len(raw)/16 {
 		return CodecRaw, raw, nil
 	}
-	return CodecZstd, out, nil
+	return codec, out, nil
+}
+
+func (c *codecs) compress(level Level, raw, buf []byte) (Codec, []byte, error) {
+	pool, zlevel := &c.fastest, zstd.SpeedFastest
+	switch level {
+	case LevelFast:
+		return CodecS2, s2.Encode(buf[:cap(buf)], raw), nil
+	case LevelBest:
+		pool, zlevel = &c.best, zstd.SpeedBestCompression
+	}
+	enc, _ := pool.Get().(*zstd.Encoder)
+	if enc == nil {
+		var err error
+		if enc, err = newEncoder(zlevel); err != nil {
+			return 0, nil, err
+		}
+	}
+	defer pool.Put(enc)
+	return CodecZstd, enc.EncodeAll(raw, buf[:0]), nil
 }
 
 // decode returns the rawLen bytes of a payload. The result may be the payload itself.

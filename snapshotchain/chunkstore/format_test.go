@@ -51,7 +51,7 @@ func encodePage(t testing.TB, s *Store, b byte, n int) Encoded {
 	for i := range hashes {
 		hashes[i] = h.Page(raw[i*PageSize:][:PageSize])
 	}
-	e, err := s.Encode(h.Chunk(hashes), raw, hashes, nil)
+	e, err := s.Encode(LevelDefault, Encoded{ID: h.Chunk(hashes), Hashes: hashes}, raw, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func FuzzCodec(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	codec, payload, err := c.encode(bytes.Repeat([]byte("abcdefgh"), 1000), nil)
+	codec, payload, err := c.encode(LevelDefault, bytes.Repeat([]byte("abcdefgh"), 1000), nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func (j *Journal) Append(payload []byte) (uint64, error) {
 	if j.err != nil {
 		return 0, errs.WithTry(fmt.Errorf("journal is closed after an error: %w", j.err), "restart livemountd")
 	}
-	codec, stored, err := j.s.codecs.encode(payload, nil)
+	codec, stored, err := j.s.codecs.encode(LevelDefault, payload, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -67,6 +67,7 @@ type Store struct {
 	codecs  *codecs
 	files   *files
 	tables  *cache.Cache[ContainerID, []slot]
+	ids     *cache.Cache[ContainerID, [][32]byte]
 	chunks  *cache.Cache[Ptr, []byte]
 	dedup   *dedupIndex
 	journal *Journal
@@ -93,6 +94,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, codecs: c, files: newFiles(opts.FS, opts.OpenFiles),
 		tables:     cache.New(opts.TableBytes, func(t []slot) int64 { return int64(len(t))*12 + 64 }, nopTable),
+		ids:        cache.New(opts.TableBytes/2, func(t [][32]byte) int64 { return int64(len(t))*32 + 64 }, func(ContainerID, [][32]byte) {}),
 		chunks:     cache.New(opts.CacheBytes, func(b []byte) int64 { return int64(len(b)) + 128 }, nopChunk),
 		containers: map[ContainerID]*container{}, pool: map[Class][]*container{},
 		nextID: 1, bad: map[Ptr]struct{}{},

@@ -18,11 +18,13 @@ type Encoded struct {
 	Payload []byte
 }
 
-// Encode compresses a chunk whose pages have these hashes. buf is used for the payload when it is large
-// enough; raw must not change while the result is in use.
-func (s *Store) Encode(id ChunkID, raw []byte, hashes []PageHash, buf []byte) (Encoded, error) {
-	codec, payload, err := s.codecs.encode(raw, buf)
-	return Encoded{ID: id, Hashes: hashes, Codec: codec, RawLen: len(raw), Payload: payload}, err
+// Encode compresses the bytes of a chunk of which ID and Hashes are set. buf is used for the payload when
+// it is large enough; raw must not change while the result is in use.
+func (s *Store) Encode(level Level, e Encoded, raw, buf []byte) (Encoded, error) {
+	var err error
+	e.RawLen = len(raw)
+	e.Codec, e.Payload, err = s.codecs.encode(level, raw, buf)
+	return e, err
 }
 
 // Writer appends records for one draft. Nothing that it wrote is anybody's before Commit and Release;
@@ -65,7 +67,7 @@ func (w *Writer) Stats() WriterStats { return w.stats }
 
 // PutChunk stores a chunk, or finds it stored. It reports whether it was stored now.
 func (w *Writer) PutChunk(ctx context.Context, e Encoded) (Ptr, bool, error) {
-	if p, ok := w.Find(ctx, e.ID); ok {
+	if p, ok := w.Find(ctx, e.ID, Ptr{}); ok {
 		w.stats.Duplicates++
 		return p, false, nil
 	}
@@ -94,7 +96,7 @@ func (w *Writer) PutRecord(ctx context.Context, kind RecordKind, raw []byte) (Pt
 	if len(raw) > maxRaw {
 		return Ptr{}, errs.New(errs.Invalid, "record of %d bytes; at most %d", len(raw), maxRaw)
 	}
-	codec, payload, err := w.s.codecs.encode(raw, nil)
+	codec, payload, err := w.s.codecs.encode(LevelDefault, raw, nil)
 	if err != nil {
 		return Ptr{}, err
 	}
@@ -285,29 +287,6 @@ func (s *Store) discard(l *lease) error {
 	s.files.cache.Remove(l.c.path)
 	s.tables.Remove(l.c.id)
 	return errors.Join(l.app.file.Close(), s.opts.FS.Remove(l.c.path))
-}
-
-// Find looks for a stored chunk with this id that the Writer may point to.
-func (w *Writer) Find(ctx context.Context, id ChunkID) (Ptr, bool) {
-	p, ok := w.s.dedup.get(id)
-	if !ok || w.s.IsBad(p) {
-		return Ptr{}, false
-	}
-	c, err := w.s.container(p.Container)
-	if err != nil || c.class != ClassData {
-		return Ptr{}, false
-	}
-	c.mu.Lock()
-	app, mine, committed := c.app, c.owner == w.draft, c.state.Slots
-	c.mu.Unlock()
-	if !mine && p.Slot >= committed {
-		return Ptr{}, false
-	}
-	if app != nil {
-		return p, app.has(p.Slot, id)
-	}
-	r, err := w.s.readHeader(ctx, p)
-	return p, err == nil && r.kind == KindChunk && r.id == id
 }
 
 func firstError(list ...error) error {
