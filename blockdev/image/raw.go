@@ -23,11 +23,12 @@ import (
 
 // Raw is a regular file or block device as an immutable disk. It implements blockdev.Reader.
 type Raw struct {
-	file  *os.File
-	path  string
-	size  int64 // bytes, as of the open
-	mtime time.Time
-	dev   bool // a block device
+	file   *os.File
+	direct *os.File // the same past the page cache; nil where that is not supported
+	path   string
+	size   int64 // bytes, as of the open
+	mtime  time.Time
+	dev    bool // a block device
 	// noSeek is set when the file system knows no SEEK_DATA: from then on everything is Data.
 	noSeek atomic.Bool
 }
@@ -72,6 +73,7 @@ func newRaw(f *os.File, path string) (*Raw, error) {
 	// Only a hint: it doubles the kernel's read-ahead (measured, 256 KiB reads of a cold file: 540 to 770
 	// MB/s without, 1,760 with). What does not know it reads as well without.
 	_ = r.control(func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_SEQUENTIAL) })
+	r.direct = openDirect(path, f)
 	return r, nil
 }
 
@@ -112,6 +114,8 @@ func (r *Raw) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := blockdev.CheckRange(r.size, off, int64(len(p))); err != nil {
 		return err
 	}
+	n := r.readDirect(p, off)
+	p, off = p[n:], off+int64(n)
 	n, err := r.file.ReadAt(p, off)
 	switch {
 	case n == len(p):
@@ -179,7 +183,12 @@ func (r *Raw) DropCache(off, n int64) {
 }
 
 // Close implements blockdev.Reader.
-func (r *Raw) Close() error { return r.file.Close() }
+func (r *Raw) Close() error {
+	if r.direct != nil {
+		r.direct.Close() // opened for reading: nothing can be lost
+	}
+	return r.file.Close()
+}
 
 func (r *Raw) sizeNow() (int64, error) {
 	if r.dev {
