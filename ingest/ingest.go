@@ -45,6 +45,21 @@ type Request struct {
 	Disks []Disk
 	Info  snapshotchain.SealInfo
 	Level chunkstore.Level // of compression
+	// Branch makes it a point of a branch, not of the VM. When the branch is new, its disks begin with those
+	// of From.
+	Branch *snapshotchain.Branch
+	From   *snapshotchain.Point
+}
+
+// begin starts the draft of the request.
+func (r *Request) begin(ctx context.Context, store *snapshotchain.Store, specs []snapshotchain.DiskSpec) (*snapshotchain.Draft, error) {
+	if r.Branch == nil {
+		return store.Begin(ctx, r.VM, specs)
+	}
+	for i := range specs {
+		specs[i].Base = r.From.Disk(specs[i].Name)
+	}
+	return store.BeginBranch(ctx, *r.Branch, specs)
 }
 
 // Counters are read while Run works. All are bytes.
@@ -70,7 +85,7 @@ func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counte
 		}
 		c.Total.Add(d.Source.Size())
 	}
-	draft, err := store.Begin(ctx, req.VM, specs)
+	draft, err := req.begin(ctx, store, specs)
 	if err != nil {
 		return snapshotchain.Point{}, err
 	}

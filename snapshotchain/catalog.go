@@ -82,6 +82,10 @@ func (c *catalog) apply(n uint64, ch *change) (*puts, error) {
 		err = c.applySeal(p, n, ch.Seal)
 	case ch.Abort != nil:
 		c.dropDraft(p, ch.Abort.Draft)
+	case ch.Drop != nil:
+		err = c.applyDrop(p, ch.Drop)
+	case ch.Name != nil:
+		err = c.applyNames(p, ch.Name)
 	}
 	if err != nil {
 		return nil, err
@@ -196,7 +200,7 @@ func (c *catalog) putContainer(p *puts, st chunkstore.State) {
 func (c *catalog) addPoint(p *puts, s *sealChange, pt *Point) {
 	vm, old := c.vms[s.VM], []byte(nil)
 	if vm == nil {
-		vm = &VM{ID: s.VM, Name: s.Name, Created: pt.Time, Next: 1}
+		vm = &VM{ID: s.VM, Of: s.Of, Name: s.Name, Created: pt.Time, Next: 1}
 	} else {
 		old = mustJSON(vm)
 		vm = vm.clone()
@@ -215,6 +219,48 @@ func (c *catalog) addPoint(p *puts, s *sealChange, pt *Point) {
 	c.vms[vm.ID] = vm
 	c.root.Points++
 	p.set(&c.root.VMs, keyVM(vm.ID), old, mustJSON(vm))
+}
+
+// applyDrop takes points away. Their lineages and seals stay: a later point, a branch or a mount may stand
+// on them.
+func (c *catalog) applyDrop(p *puts, d *dropChange) error {
+	vm := c.vms[d.VM]
+	if vm == nil || uint64(len(d.Points)) > vm.Points || (d.Whole && uint64(len(d.Points)) != vm.Points) {
+		return errs.New(errs.Corrupt, "%d points of VM %s cannot be dropped", len(d.Points), d.VM)
+	}
+	old := mustJSON(vm)
+	vm = vm.clone()
+	for _, pt := range d.Points {
+		vm.Sum = vm.Sum.xor(pt.Digest)
+		p.add(keyPoint(vm.ID, pt.Ordinal), nil)
+		c.root.LogicalBytes -= pt.Data
+	}
+	vm.Points -= uint64(len(d.Points))
+	c.root.Points -= uint64(len(d.Points))
+	if d.Whole {
+		delete(c.vms, vm.ID)
+		p.set(&c.root.VMs, keyVM(vm.ID), old, nil)
+		return nil
+	}
+	vm.Latest, vm.Time = d.Latest, d.Time
+	c.vms[vm.ID] = vm
+	p.set(&c.root.VMs, keyVM(vm.ID), old, mustJSON(vm))
+	return nil
+}
+
+func (c *catalog) applyNames(p *puts, n *nameChange) error {
+	for id := range n.Names {
+		if c.vms[id] == nil {
+			return errs.New(errs.Corrupt, "VM %s cannot be renamed: it is not known", id)
+		}
+	}
+	for id, name := range n.Names {
+		old, vm := mustJSON(c.vms[id]), c.vms[id].clone()
+		vm.Name = name
+		c.vms[id] = vm
+		p.set(&c.root.VMs, keyVM(id), old, mustJSON(vm))
+	}
+	return nil
 }
 
 // clone lets readers keep the VM that they were given.

@@ -14,12 +14,15 @@ type change struct {
 	Open  *openChange  `json:"open,omitempty"`
 	Seal  *sealChange  `json:"seal,omitempty"`
 	Abort *abortChange `json:"abort,omitempty"`
+	Drop  *dropChange  `json:"drop,omitempty"`
+	Name  *nameChange  `json:"name,omitempty"`
 }
 
 // openChange begins a draft. The sequence numbers that it names are used up, whatever becomes of it.
 type openChange struct {
 	Draft  chunkstore.DraftID     `json:"draft"`
 	VM     VMID                   `json:"vm"`
+	Of     VMID                   `json:"of,omitempty"` // the VM of a branch
 	Name   string                 `json:"name"`
 	Time   time.Time              `json:"time"`
 	Disks  []openDisk             `json:"disks"`
@@ -37,6 +40,7 @@ type openDisk struct {
 type sealChange struct {
 	Draft      chunkstore.DraftID `json:"draft"`
 	VM         VMID               `json:"vm"`
+	Of         VMID               `json:"of,omitempty"`
 	Name       string             `json:"name"`
 	Point      Point              `json:"point"`
 	Seals      []seal             `json:"seals"`
@@ -50,12 +54,33 @@ type abortChange struct {
 	Draft chunkstore.DraftID `json:"draft"`
 }
 
+// dropChange makes points invisible. What they added stays as long as others stand on it.
+type dropChange struct {
+	VM     VMID           `json:"vm"`
+	Points []droppedPoint `json:"points"`
+	Whole  bool           `json:"whole,omitempty"` // the VM goes with its last point
+	Latest PointID        `json:"latest"`          // the newest that is left, 0 for none
+	Time   time.Time      `json:"time"`            // of that one
+}
+
+// droppedPoint names a point and what it has in the sums above it.
+type droppedPoint struct {
+	Ordinal uint64 `json:"ordinal"`
+	Data    int64  `json:"data_bytes"`
+	Digest  digest `json:"digest"` // of its record
+}
+
+// nameChange gives VMs other names.
+type nameChange struct {
+	Names map[VMID]string `json:"names"`
+}
+
 func decodeChange(payload []byte) (*change, error) {
 	var c change
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return nil, errs.New(errs.Corrupt, "journal record: %w", err)
 	}
-	if c.Open == nil && c.Seal == nil && c.Abort == nil {
+	if c.Open == nil && c.Seal == nil && c.Abort == nil && c.Drop == nil && c.Name == nil {
 		return nil, errs.New(errs.Newer, "journal record of a kind that this version does not know")
 	}
 	return &c, nil

@@ -42,12 +42,27 @@ func (s *Store) openSeal(ctx context.Context, l LineageID, seq Seq) (*Disk, erro
 		return nil, errs.New(errs.Corrupt, "seal of lineage %s, point %d contradicts itself", l, seq)
 	}
 	d := &Disk{s: s, seal: sl}
-	if sl.Base != nil {
-		if d.base, err = s.openSeal(ctx, sl.Base.Lineage, sl.Base.Seq); err != nil {
-			return nil, err
-		}
+	if sl.Base == nil {
+		return d, nil
 	}
-	return d, nil
+	// A lineage stands on older ones, which have smaller numbers: this ends.
+	if sl.Base.Lineage >= l || sl.Base.Limit < 0 {
+		return nil, errs.New(errs.Corrupt, "lineage %s, point %d stands on lineage %s", l, seq, sl.Base.Lineage)
+	}
+	d.base, err = s.openSeal(ctx, sl.Base.Lineage, sl.Base.Seq)
+	return d, err
+}
+
+// maxLevels bounds how many lineages stand on each other: a read may have to look into all of them.
+const maxLevels = 64
+
+// levels is how many lineages the disk stands on.
+func (d *Disk) levels() int {
+	n := 0
+	for b := d.base; b != nil; b = b.base {
+		n++
+	}
+	return n
 }
 
 // Size implements blockdev.Reader.
@@ -102,10 +117,7 @@ func (d *Disk) leaf(ctx context.Context, n uint32) ([]Run, error) {
 		return nil, err
 	}
 	if seq == 0 {
-		if d.base == nil {
-			return nil, nil
-		}
-		return d.base.leaf(ctx, n)
+		return d.baseLeaf(ctx, n)
 	}
 	return d.s.leaves.Get(ctx, leafKey{d.seal.Lineage, n, seq}, func() ([]Run, error) {
 		versions, err := d.s.versions(ctx, d.seal.Lineage, n, seq)
@@ -114,6 +126,37 @@ func (d *Disk) leaf(ctx context.Context, n uint32) ([]Run, error) {
 		}
 		return flatten(versions), nil
 	})
+}
+
+// baseLeaf returns what shows of a leaf where the lineage has none of its own.
+func (d *Disk) baseLeaf(ctx context.Context, n uint32) ([]Run, error) {
+	if d.base == nil || int64(n)*LeafBytes >= d.seal.Base.Limit {
+		return nil, nil
+	}
+	runs, err := d.base.leaf(ctx, n)
+	pages := (d.seal.Base.Limit - int64(n)*LeafBytes + blockdev.PageSize - 1) / blockdev.PageSize
+	if err != nil || pages >= LeafPages {
+		return runs, err
+	}
+	i := sort.Search(len(runs), func(i int) bool { return int64(runs[i].end()) > pages })
+	clipped := append([]Run(nil), runs[:i]...)
+	if i < len(runs) && int64(runs[i].Page) < pages {
+		r := runs[i]
+		r.Len = uint16(pages) - r.Page
+		clipped = append(clipped, r)
+	}
+	return clipped, nil
+}
+
+// emptyDir reports whether nothing is mapped in a directory page.
+func (d *Disk) emptyDir(page uint32) (bool, error) {
+	if seq, err := d.dirSeq(page); err != nil || seq != 0 {
+		return false, err
+	}
+	if d.base == nil || int64(page)*dirLeaves*LeafBytes >= d.seal.Base.Limit {
+		return true, nil
+	}
+	return d.base.emptyDir(page)
 }
 
 // versions returns the versions of a leaf that a reader of seq needs, newest first.
@@ -230,12 +273,10 @@ func (d *Disk) extentsAt(ctx context.Context, off, end int64, m *merger) (int64,
 		return 0, err
 	}
 	n := uint32(off / LeafBytes)
-	if d.base == nil {
-		if seq, err := d.dirSeq(n / dirLeaves); err != nil || seq == 0 {
-			next := min(end, int64(n/dirLeaves+1)*dirLeaves*LeafBytes)
-			m.add(off, next, blockdev.Hole)
-			return next, err
-		}
+	if empty, err := d.emptyDir(n / dirLeaves); err != nil || empty {
+		next := min(end, int64(n/dirLeaves+1)*dirLeaves*LeafBytes)
+		m.add(off, next, blockdev.Hole)
+		return next, err
 	}
 	runs, err := d.leaf(ctx, n)
 	if err != nil {

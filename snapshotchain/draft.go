@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"livemount/internal/errs"
@@ -16,6 +17,8 @@ type DiskSpec struct {
 	SizeBytes int64
 	// Full keeps the draft's map of this disk independent of the point before.
 	Full bool
+	// Base is the disk that a new branch begins with; only its changes are set.
+	Base *PointDisk
 }
 
 // Draft is a point in the making. Nothing of it is visible before Seal; Abort, or a crash, leaves nothing.
@@ -32,24 +35,45 @@ type Draft struct {
 // Begin starts a draft for a VM, which is made when it has no points yet. Busy when a draft of this VM is
 // open already.
 func (s *Store) Begin(ctx context.Context, vm string, disks []DiskSpec) (*Draft, error) {
-	if err := checkSpecs(vm, disks); err != nil {
+	if err := CheckVMName(vm); err != nil {
 		return nil, err
 	}
-	if err := s.reserve(vm); err != nil {
+	return s.startDraft(ctx, vm, nil, disks)
+}
+
+// Branch is a line of points beside that of a VM.
+type Branch struct {
+	VM     VMID    // that it belongs to
+	Name   string  // VM:BRANCH
+	Parent PointID // what its first point stands on
+}
+
+// BeginBranch starts a draft for a branch, which begins with the bases of the disks when it has no points
+// yet.
+func (s *Store) BeginBranch(ctx context.Context, b Branch, disks []DiskSpec) (*Draft, error) {
+	_, name, _ := strings.Cut(b.Name, ":")
+	if err := CheckBranchName(name); err != nil {
 		return nil, err
 	}
-	d, err := s.begin(ctx, vm, disks)
+	return s.startDraft(ctx, b.Name, &b, disks)
+}
+
+func (s *Store) startDraft(ctx context.Context, name string, b *Branch, disks []DiskSpec) (*Draft, error) {
+	if err := checkSpecs(name, disks); err != nil {
+		return nil, err
+	}
+	if err := s.reserve(name); err != nil {
+		return nil, err
+	}
+	d, err := s.begin(ctx, name, b, disks)
 	if err != nil {
-		s.unreserve(vm)
-		return nil, fmt.Errorf("begin a point of %s: %w", vm, err)
+		s.unreserve(name)
+		return nil, fmt.Errorf("begin a point of %s: %w", name, err)
 	}
 	return d, nil
 }
 
 func checkSpecs(vm string, disks []DiskSpec) error {
-	if err := CheckVMName(vm); err != nil {
-		return err
-	}
 	if len(disks) == 0 {
 		return errs.New(errs.Invalid, "a point of %s needs at least one disk", vm)
 	}
@@ -85,17 +109,20 @@ func (s *Store) unreserve(vm string) {
 	delete(s.busy, vm)
 }
 
-func (s *Store) begin(ctx context.Context, name string, specs []DiskSpec) (*Draft, error) {
+func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskSpec) (*Draft, error) {
 	o := &openChange{Draft: chunkstore.DraftID(NewID[ofPoint]()), Name: name, Time: s.opts.Clock.Now().UTC().Round(0)}
 	d := &Draft{s: s, open: o}
 	vm, err := s.VM(name)
 	if errs.Is(err, errs.NotFound) {
 		vm.ID, err = NewID[ofVM](), nil
+		if b != nil {
+			vm.Of, vm.Latest = b.VM, b.Parent
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	o.VM, d.parent = vm.ID, vm.Latest
+	o.VM, o.Of, d.parent = vm.ID, vm.Of, vm.Latest
 	if !o.Time.After(vm.Time) { // the clock went back, or stands still: times of points only ascend
 		o.Time = vm.Time.Add(time.Millisecond)
 	}
@@ -108,7 +135,9 @@ func (s *Store) begin(ctx context.Context, name string, specs []DiskSpec) (*Draf
 		if err != nil {
 			return nil, err
 		}
-		if p := newest.Disk(spec.Name); p != nil {
+		if disk.base != nil {
+			disk.current = true
+		} else if p := newest.Disk(spec.Name); p != nil {
 			disk.current = p.Lineage == disk.lineage && p.Seq == disk.prev
 		}
 		d.disks = append(d.disks, disk)
@@ -136,7 +165,7 @@ func (s *Store) newest(ctx context.Context, vm *VM) (*Point, error) {
 func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, spec DiskSpec) (*DraftDisk, error) {
 	disk := &DraftDisk{d: d, name: spec.Name, size: spec.SizeBytes, full: spec.Full, lineage: vm.lineage(spec.Name)}
 	if disk.lineage == 0 {
-		return disk, nil
+		return disk, s.branchOff(ctx, disk, spec.Base)
 	}
 	s.mu.RLock()
 	l, ok := s.cat.lineages[disk.lineage]
@@ -158,6 +187,23 @@ func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, spec DiskSpec) 
 	return disk, nil
 }
 
+// branchOff lets a new lineage begin with a disk of another.
+func (s *Store) branchOff(ctx context.Context, disk *DraftDisk, from *PointDisk) error {
+	if from == nil || disk.full {
+		return nil
+	}
+	var err error
+	if disk.parent, err = s.openSeal(ctx, from.Lineage, from.Seq); err != nil {
+		return fmt.Errorf("disk %s: %w", disk.name, err)
+	}
+	if disk.parent.levels() >= maxLevels {
+		return errs.WithTry(errs.New(errs.Invalid, "disk %s stands on %d branches already", disk.name, maxLevels),
+			"export it, and back it up as a new VM")
+	}
+	disk.base = &base{Lineage: from.Lineage, Seq: from.Seq, Limit: disk.parent.Size()}
+	return nil
+}
+
 // recordOpen gives the disks their lineages and sequence numbers and makes that durable.
 func (s *Store) recordOpen(ctx context.Context, d *Draft) error {
 	s.commit.Lock()
@@ -172,7 +218,7 @@ func (s *Store) recordOpen(ctx context.Context, d *Draft) error {
 			disk.lineage = next
 			next++
 		}
-		d.open.Disks = append(d.open.Disks, openDisk{Name: disk.name, Lineage: disk.lineage, Seq: disk.seq})
+		d.open.Disks = append(d.open.Disks, openDisk{Name: disk.name, Lineage: disk.lineage, Seq: disk.seq, Base: disk.base})
 	}
 	s.mu.RUnlock()
 	d.open.NextID = s.chunks.NextID()
@@ -224,7 +270,7 @@ func (d *Draft) Seal(ctx context.Context, info SealInfo) (Point, error) {
 
 // prepare writes what is left of the map and makes everything durable.
 func (d *Draft) prepare(ctx context.Context, info SealInfo) (*sealChange, error) {
-	c := &sealChange{Draft: d.open.Draft, VM: d.open.VM, Name: d.open.Name}
+	c := &sealChange{Draft: d.open.Draft, VM: d.open.VM, Of: d.open.Of, Name: d.open.Name}
 	c.Point = Point{
 		ID: NewID[ofPoint](), VM: d.open.VM, Time: d.open.Time, Parent: d.parent,
 		Consistency: info.Consistency, Notes: info.Notes,

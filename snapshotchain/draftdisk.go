@@ -16,7 +16,8 @@ type DraftDisk struct {
 	lineage LineageID
 	seq     Seq
 	prev    Seq   // newest sealed, 0 when there is none
-	parent  *Disk // the same, open
+	base    *base // of the lineage, when this is its first point
+	parent  *Disk // the newest sealed or the base, open
 	current bool  // the VM's newest point has the disk
 
 	started bool
@@ -119,8 +120,11 @@ func (k *DraftDisk) start() error {
 	if k.parent == nil {
 		return nil
 	}
-	if !k.full {
+	if !k.full { // continues what the parent, or the base, holds
 		k.sum, k.data = k.sum.Add(k.parent.seal.Sum), k.data+k.parent.seal.Data
+	}
+	if k.parent.seal.Lineage != k.lineage {
+		return nil // a child lineage begins with no map of its own
 	}
 	old := make([]Seq, k.parentPages())
 	if err := decodeSeqs(k.parent.seal.Dirs, old); err != nil {
@@ -146,7 +150,7 @@ func (k *DraftDisk) turnDir(ctx context.Context, page uint32) error {
 	}
 	k.closeDir()
 	k.dirNo, k.dirOpen, k.dir = page, true, dirPage{}
-	if k.Parent() == nil {
+	if k.Parent() == nil || k.parent.seal.Lineage != k.lineage {
 		return nil
 	}
 	old, err := k.parent.dir(ctx, page)
@@ -170,7 +174,7 @@ func (k *DraftDisk) closeDir() {
 func (k *DraftDisk) version(ctx context.Context, n uint32, runs []Run) (*leaf, error) {
 	prev := k.dir[n%dirLeaves]
 	if prev == 0 {
-		return &leaf{full: true, runs: flatten([]*leaf{{runs: runs}})}, nil
+		return k.firstVersion(ctx, n, runs)
 	}
 	old, err := k.d.s.leafVersion(ctx, k.lineage, n, prev)
 	if err != nil {
@@ -184,6 +188,34 @@ func (k *DraftDisk) version(ctx context.Context, n uint32, runs []Run) (*leaf, e
 		return nil, err
 	}
 	return &leaf{full: true, prev: prev, runs: flatten([]*leaf{{runs: runs}, {runs: before}})}, nil
+}
+
+// firstVersion makes the first version of a leaf in this lineage: with what the base shows there.
+func (k *DraftDisk) firstVersion(ctx context.Context, n uint32, runs []Run) (*leaf, error) {
+	versions := []*leaf{{runs: runs}}
+	if p := k.Parent(); p != nil {
+		before, err := p.leaf(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		versions = append(versions, &leaf{runs: before})
+	}
+	return &leaf{full: true, runs: flatten(versions)}, nil
+}
+
+// standsOn returns what shows where the lineage has nothing: less and less of the base as the disk shrinks,
+// and nothing of it once all was read anew.
+func (k *DraftDisk) standsOn() *base {
+	b := k.base
+	if b == nil && k.parent != nil {
+		b = k.parent.seal.Base
+	}
+	if b == nil || k.full {
+		return nil
+	}
+	limited := *b
+	limited.Limit = min(b.Limit, k.size)
+	return &limited
 }
 
 func (k *DraftDisk) flushPart(ctx context.Context, w *partWriter) error {
@@ -224,7 +256,7 @@ func (k *DraftDisk) finish(ctx context.Context) (*seal, error) {
 	}
 	pages := k.pages[:dirPagesOf(k.size)]
 	return &seal{
-		Lineage: k.lineage, Seq: k.seq, Prev: k.prev, Size: k.size, Data: k.data, Sum: k.sum,
+		Lineage: k.lineage, Seq: k.seq, Prev: k.prev, Base: k.standsOn(), Size: k.size, Data: k.data, Sum: k.sum,
 		Dirs: encodeSeqs(pages), Parts: k.parts,
 	}, nil
 }

@@ -73,7 +73,7 @@ func TestGoldenKeys(t *testing.T) {
 func exampleChanges() []change {
 	at := time.Date(2026, 11, 21, 22, 0, 0, 123456789, time.UTC)
 	return []change{
-		{Open: &openChange{Draft: 1, VM: 2, Name: "web", Time: at, NextID: 3, Disks: []openDisk{{Name: "sda", Lineage: 4, Seq: 5, Base: &base{6, 7}}}}},
+		{Open: &openChange{Draft: 1, VM: 2, Name: "web", Time: at, NextID: 3, Disks: []openDisk{{Name: "sda", Lineage: 4, Seq: 5, Base: &base{6, 7, 8192}}}}},
 		{Seal: &sealChange{
 			Draft: 1, VM: 2, Name: "web",
 			Point: Point{
@@ -85,13 +85,18 @@ func exampleChanges() []change {
 				Config: &Config{Name: "web.xml", SizeBytes: 5, Ptr: chunkstore.Ptr{Container: 11, Slot: 12}},
 			},
 			Seals: []seal{{
-				Lineage: 4, Seq: 5, Prev: 4, Base: &base{6, 7}, Size: 1 << 40, Data: 1, Sum: chunkstore.Sum{1, 2, 3, 4}, Dirs: []byte{1, 2},
+				Lineage: 4, Seq: 5, Prev: 4, Base: &base{6, 7, 8192}, Size: 1 << 40, Data: 1, Sum: chunkstore.Sum{1, 2, 3, 4}, Dirs: []byte{1, 2},
 				Parts: []Part{{Kind: PartLeaves, First: 1, Last: 2, Ptr: chunkstore.Ptr{Container: 11, Slot: 13}}},
 			}},
 			Containers: []chunkstore.State{{ID: 11, Gen: 0, Class: chunkstore.ClassMap, Bytes: 1000, Slots: 14, Raw: 2000, Sealed: true}},
 			Raw:        4096, Stored: 200,
 		}},
 		{Abort: &abortChange{Draft: 1}},
+		{Open: &openChange{Draft: 14, VM: 15, Of: 2, Name: "web:fix", Time: at, NextID: 16}},
+		{Drop: &dropChange{
+			VM: 2, Points: []droppedPoint{{Ordinal: 9, Data: 4096, Digest: digest{1, 2, 3}}}, Whole: true, Latest: 17, Time: at,
+		}},
+		{Name: &nameChange{Names: map[VMID]string{2: "www", 15: "www:fix"}}},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -133,8 +134,9 @@ func (s *sparse) resize(size int64) {
 
 // sealed is a point of the model.
 type sealed struct {
-	id    snapshotchain.PointID
-	disks map[string]*sparse
+	id     snapshotchain.PointID
+	disks  map[string]*sparse
+	config string
 }
 
 // machine runs a store beside the model.
@@ -149,7 +151,8 @@ type machine struct {
 	ops   atomic.Int64 // operations on files until one fails; negative never
 	older string       // a copy of Badger's folder of an earlier moment
 
-	disks  map[string]map[string]*sparse // VM, disk
+	disks  map[string]map[string]*sparse // VM or branch, disk
+	from   map[string]branch             // branches
 	dirty  map[string]map[string][]int64 // pages written since the last point
 	points map[string][]sealed           // VM
 	maybe  map[string]*sealed            // a backup that failed: it is there, or not
@@ -294,9 +297,41 @@ func flip(t *rapid.T, rng *rand.Rand, dir string) {
 	}
 }
 
+// branch is where a branch began.
+type branch struct {
+	vm string
+	at snapshotchain.PointID
+}
+
+// request is a backup of a VM or a commit to a branch.
+func (m *machine) request(name string) ingest.Request {
+	b, ok := m.from[name]
+	if !ok {
+		return ingest.Request{VM: name}
+	}
+	v, err := m.store.VM(b.vm)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	req := ingest.Request{VM: name, Branch: &snapshotchain.Branch{VM: v.ID, Name: name, Parent: b.at}, From: &snapshotchain.Point{}}
+	if _, err := m.store.VM(name); err == nil {
+		return req // its disks are continued
+	}
+	points, err := m.store.Points(context.Background(), &v)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for i := range points {
+		if points[i].ID == b.at {
+			req.From = &points[i]
+		}
+	}
+	return req
+}
+
 func (m *machine) backup(vm, mode string, fail func() error) error {
-	req := ingest.Request{VM: vm}
-	next := sealed{disks: map[string]*sparse{}}
+	req := m.request(vm)
+	next := sealed{disks: map[string]*sparse{}, config: "configuration of " + vm}
 	for _, name := range slices.Sorted(maps.Keys(m.disks[vm])) {
 		copied := m.disks[vm][name].clone()
 		next.disks[name] = copied
@@ -313,7 +348,7 @@ func (m *machine) backup(vm, mode string, fail func() error) error {
 		}
 		req.Disks = append(req.Disks, d)
 	}
-	req.Info.Config = []byte("configuration of " + vm)
+	req.Info.Config = []byte(next.config)
 	m.clock.Advance(time.Second)
 	var c ingest.Counters
 	p, err := ingest.Run(context.Background(), m.store, req, &c, func(string) {})
@@ -382,7 +417,7 @@ func (m *machine) checkPoint(vm string, got *snapshotchain.Point, want *sealed) 
 	if got.ID != want.id || len(got.Disks) != len(want.disks) {
 		m.t.Fatalf("%s: point %s with %d disks, want %s with %d", vm, got.ID, len(got.Disks), want.id, len(want.disks))
 	}
-	if c, err := m.store.Config(ctx, got); err != nil || string(c) != "configuration of "+vm {
+	if c, err := m.store.Config(ctx, got); err != nil || string(c) != want.config {
 		m.t.Fatalf("%s: configuration %q: %v", vm, c, err)
 	}
 	for i := range got.Disks {
@@ -439,6 +474,7 @@ func newMachine(t *rapid.T, root string) *machine {
 		t: t, fs: vfs.NewMem(), root: root, dir: filepath.Join(root, "s0"), n: 1,
 		clock: &clock.Fixed{T: time.Unix(1_700_000_000, 0)},
 		disks: map[string]map[string]*sparse{}, dirty: map[string]map[string][]int64{}, points: map[string][]sealed{}, maybe: map[string]*sealed{},
+		from: map[string]branch{},
 	}
 	if err := m.fs.MkdirAll("/c"); err != nil {
 		t.Fatal(err)
@@ -488,10 +524,97 @@ func (m *machine) write(*rapid.T) {
 	slices.Sort(m.dirty[vm][name])
 }
 
+// branchOff begins a branch with a point that is there, changed a little, and makes its first point.
+func (m *machine) branchOff(*rapid.T) {
+	vm := rapid.SampledFrom(slices.Sorted(maps.Keys(m.disks))).Draw(m.t, "vm")
+	if _, ok := m.from[vm]; ok || len(m.points[vm]) == 0 || len(m.from) >= 4 {
+		return
+	}
+	p := rapid.SampledFrom(m.points[vm]).Draw(m.t, "point")
+	name := fmt.Sprintf("%s:b%d", vm, m.n)
+	m.n++
+	m.from[name] = branch{vm, p.id}
+	m.disks[name], m.dirty[name], m.points[name] = map[string]*sparse{}, map[string][]int64{}, nil
+	for disk, d := range p.disks {
+		m.disks[name][disk] = d.clone()
+	}
+	if err := m.backup(name, "list", nil); err != nil {
+		m.t.Fatalf("branch %s: %v", name, err)
+	}
+}
+
+// expire makes a point invisible, whatever stands on it.
+func (m *machine) expire(*rapid.T) {
+	vm := rapid.SampledFrom(slices.Sorted(maps.Keys(m.disks))).Draw(m.t, "vm")
+	if len(m.points[vm]) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(m.points[vm])-1).Draw(m.t, "point")
+	if err := m.store.Drop(context.Background(), vm, m.points[vm][i].id); err != nil {
+		m.t.Fatalf("expire: %v", err)
+	}
+	m.points[vm] = slices.Delete(slices.Clone(m.points[vm]), i, i+1)
+}
+
+// rename gives a VM, and its branches with it, another name.
+func (m *machine) rename(*rapid.T) {
+	vm, _ := m.pick()
+	if _, ok := m.from[vm]; ok || len(m.points[vm]) == 0 {
+		return
+	}
+	name := fmt.Sprintf("renamed%d", m.n)
+	m.n++
+	if err := m.store.Rename(context.Background(), vm, name); err != nil {
+		m.t.Fatalf("rename: %v", err)
+	}
+	for old := range maps.Clone(m.disks) {
+		if of := m.from[old].vm; old == vm || of == vm {
+			m.move(old, name+strings.TrimPrefix(old, vm))
+		}
+	}
+	for b, f := range m.from {
+		if f.vm == vm {
+			m.from[b] = branch{name, f.at}
+		}
+	}
+}
+
+func (m *machine) move(old, name string) {
+	m.disks[name], m.dirty[name], m.points[name] = m.disks[old], m.dirty[old], m.points[old]
+	m.maybe[name] = m.maybe[old]
+	if f, ok := m.from[old]; ok {
+		m.from[name] = f
+	}
+	m.forget(old)
+}
+
+func (m *machine) forget(name string) {
+	delete(m.disks, name)
+	delete(m.dirty, name)
+	delete(m.points, name)
+	delete(m.maybe, name)
+	delete(m.from, name)
+}
+
+func (m *machine) removeBranch(*rapid.T) {
+	if len(m.from) == 0 {
+		return
+	}
+	b := rapid.SampledFrom(slices.Sorted(maps.Keys(m.from))).Draw(m.t, "branch")
+	if _, err := m.store.VM(b); err != nil {
+		return // its first point failed
+	}
+	if err := m.store.Remove(context.Background(), b); err != nil {
+		m.t.Fatalf("remove %s: %v", b, err)
+	}
+	m.forget(b)
+}
+
 func (m *machine) actions() map[string]func(*rapid.T) {
 	rng := func() *rand.Rand { return rand.New(rand.NewPCG(rapid.Uint64().Draw(m.t, "seed"), 7)) }
 	return map[string]func(*rapid.T){
 		"write": m.write, "write2": m.write, "write3": m.write,
+		"branch off": m.branchOff, "expire": m.expire, "rename": m.rename, "remove a branch": m.removeBranch,
 		"resize": func(*rapid.T) {
 			vm, name := m.pick()
 			d := m.disks[vm][name]

@@ -10,10 +10,12 @@ import (
 	"livemount/snapshotchain/chunkstore"
 )
 
-// VM is a machine whose disks are kept.
+// VM is a machine whose disks are kept, or a branch of one: a line of points of its own, named VM:BRANCH,
+// that began at a point of another.
 type VM struct {
 	ID      VMID      `json:"vm"`
 	Name    string    `json:"name"`
+	Of      VMID      `json:"of,omitempty"` // the VM that a branch belongs to; 0 for a VM
 	Created time.Time `json:"created"`
 	Disks   []VMDisk  `json:"disks"` // every disk that it ever had
 	Points  uint64    `json:"points"`
@@ -96,7 +98,7 @@ type seal struct {
 	Lineage LineageID      `json:"lineage"`
 	Seq     Seq            `json:"seq"`
 	Prev    Seq            `json:"prev"`           // the point before in this lineage, 0 for the first
-	Base    *base          `json:"base,omitempty"` // where the lineage branched off
+	Base    *base          `json:"base,omitempty"` // what shows where this lineage has nothing
 	Size    int64          `json:"size_bytes"`
 	Data    int64          `json:"data_pages"`
 	Sum     chunkstore.Sum `json:"sum"`
@@ -108,6 +110,9 @@ type seal struct {
 type base struct {
 	Lineage LineageID `json:"lineage"`
 	Seq     Seq       `json:"seq"`
+	// Limit is how much of it shows, in bytes: what a disk lost when it shrank does not come back when it
+	// grows.
+	Limit int64 `json:"limit_bytes"`
 }
 
 // lineage is the history of one disk.
@@ -125,6 +130,9 @@ const maxName = 200
 
 // CheckVMName returns an Invalid error unless name can name a VM in VM@TIME and as a folder.
 func CheckVMName(name string) error { return checkName("VM", name, "/@:\\*?\"<>|") }
+
+// CheckBranchName returns an Invalid error unless name can name a branch in VM:BRANCH@TIME.
+func CheckBranchName(name string) error { return checkName("branch", name, "/@:=,\\*?\"<>| ") }
 
 // CheckDiskName returns an Invalid error unless name can name a disk and a file.
 func CheckDiskName(name string) error { return checkName("disk", name, "/@:=,\\*?\"<>| ") }

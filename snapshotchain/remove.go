@@ -1,0 +1,162 @@
+package snapshotchain
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"livemount/internal/errs"
+)
+
+// Drop makes points of a VM invisible, in one step, whatever stands on them: later points, branches and
+// mounts read on as before. NotFound when one of them is not there; Busy while a draft of the VM is open.
+func (s *Store) Drop(ctx context.Context, vm string, ids ...PointID) error {
+	if err := s.reserve(vm); err != nil {
+		return err
+	}
+	defer s.unreserve(vm)
+	gone := map[PointID]bool{}
+	for _, id := range ids {
+		gone[id] = true
+	}
+	if err := s.drop(ctx, vm, gone, false); err != nil {
+		return fmt.Errorf("expire points of %s: %w", vm, err)
+	}
+	return nil
+}
+
+// Remove makes a VM with all its points and branches invisible. Its name can be used again, by a VM that has
+// nothing of it. Busy while a draft of it is open.
+func (s *Store) Remove(ctx context.Context, vm string) error {
+	names, err := s.family(vm)
+	if err != nil {
+		return err
+	}
+	release, err := s.reserveAll(names)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for i := len(names) - 1; i >= 0; i-- { // branches first, so that none is left without its VM
+		if err := s.drop(ctx, names[i], nil, true); err != nil {
+			return fmt.Errorf("remove %s: %w", names[i], err)
+		}
+	}
+	return nil
+}
+
+// Rename gives a VM another name; its branches keep theirs behind it.
+func (s *Store) Rename(ctx context.Context, vm, name string) error {
+	if err := CheckVMName(name); err != nil {
+		return err
+	}
+	names, err := s.family(vm)
+	if err != nil || name == vm {
+		return err
+	}
+	release, err := s.reserveAll(append(names, name))
+	if err != nil {
+		return err
+	}
+	defer release()
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if _, err := s.VM(name); err == nil {
+		return errs.New(errs.Exists, "rename %s: there is a VM named %s", vm, name)
+	}
+	c := &nameChange{Names: map[VMID]string{}}
+	for _, old := range names {
+		v, err := s.VM(old)
+		if err != nil {
+			return err
+		}
+		c.Names[v.ID] = name + strings.TrimPrefix(old, vm)
+	}
+	_, err = s.recordLocked(ctx, &change{Name: c})
+	return err
+}
+
+// family returns the name of a VM and those of its branches.
+func (s *Store) family(name string) ([]string, error) {
+	vm, err := s.VM(name)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{name}
+	for _, v := range s.VMs() {
+		if v.Of == vm.ID {
+			names = append(names, v.Name)
+		}
+	}
+	return names, nil
+}
+
+func (s *Store) reserveAll(names []string) (release func(), err error) {
+	var held []string
+	release = func() {
+		for _, n := range held {
+			s.unreserve(n)
+		}
+	}
+	for _, n := range names {
+		if err := s.reserve(n); err != nil {
+			release()
+			return nil, err
+		}
+		held = append(held, n)
+	}
+	return release, nil
+}
+
+// drop records that points, or all of them, are gone.
+func (s *Store) drop(ctx context.Context, name string, gone map[PointID]bool, whole bool) error {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	vm, err := s.VM(name)
+	if err != nil {
+		return err
+	}
+	points, err := s.Points(ctx, &vm)
+	if err != nil {
+		return err
+	}
+	c := &dropChange{VM: vm.ID, Whole: whole}
+	var sum digest
+	for i := range points {
+		p := &points[i]
+		d := entryDigest(keyPoint(vm.ID, p.Ordinal), mustJSON(p))
+		sum = sum.xor(d)
+		if !whole && !gone[p.ID] {
+			c.Latest, c.Time = p.ID, p.Time
+			continue
+		}
+		dropped := droppedPoint{Ordinal: p.Ordinal, Digest: d}
+		for j := range p.Disks {
+			dropped.Data += p.Disks[j].DataBytes
+		}
+		c.Points = append(c.Points, dropped)
+	}
+	if sum != vm.Sum {
+		return errs.New(errs.Corrupt, "records of the points of %s do not add up", name)
+	}
+	if !whole && len(c.Points) != len(gone) {
+		return errs.WithTry(errs.New(errs.NotFound, "a point is not there"), "mountctl points %s", name)
+	}
+	return s.recordDrop(ctx, c)
+}
+
+// dropAtOnce bounds a transaction.
+const dropAtOnce = 5000
+
+func (s *Store) recordDrop(ctx context.Context, c *dropChange) error {
+	for len(c.Points) > dropAtOnce {
+		part := *c
+		part.Points, part.Whole = c.Points[:dropAtOnce], false
+		if _, err := s.recordLocked(ctx, &change{Drop: &part}); err != nil {
+			return err
+		}
+		c.Points = c.Points[dropAtOnce:]
+	}
+	_, err := s.recordLocked(ctx, &change{Drop: c})
+	return err
+}
