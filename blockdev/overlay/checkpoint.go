@@ -147,7 +147,7 @@ type snapshotState struct {
 	dead  []*segment // none of their payload is live, and replay does not need them
 }
 
-// snapshot copies the state. Copies of the trees share their nodes until one side is written.
+// snapshot copies the state.
 func (l *Log) snapshot(number uint64) (snapshotState, error) {
 	l.appending.Lock()
 	defer l.appending.Unlock()
@@ -164,7 +164,7 @@ func (l *Log) snapshot(number uint64) (snapshotState, error) {
 	if err := l.snapshotUpper(&s); err != nil {
 		return s, err
 	}
-	l.index.Lock() // copying a tree writes to it
+	l.index.Lock()
 	defer l.index.Unlock()
 	for _, n := range l.nodes {
 		s.addNode(n)
@@ -195,8 +195,7 @@ func (l *Log) snapshotUpper(s *snapshotState) (err error) {
 }
 
 func (s *snapshotState) addNode(n *node) {
-	c := &node{id: n.id, sizeKnown: n.sizeKnown, extents: *n.extents.Copy()}
-	c.size.Store(n.size.Load())
+	c := n.copy()
 	s.nodes = append(s.nodes, c)
 	s.head.nodes++
 	s.head.extents += uint64(c.extents.Len())

@@ -80,9 +80,39 @@ func (c *crashRun) act() error {
 			c.synced = n
 		}
 		return err
+	case k == 4:
+		return c.freeze()
 	default:
 		return c.write()
 	}
+}
+
+// freeze looks at a view, which must be durable, after some more writes.
+func (c *crashRun) freeze() error {
+	n := len(c.model) - 1
+	f, err := c.log.Freeze(bg())
+	if err != nil {
+		return err
+	}
+	c.synced = n
+	defer f.Close()
+	for range c.rng.IntN(4) {
+		if err := c.write(); err != nil {
+			return err
+		}
+	}
+	for i, node := range c.nodes {
+		r, err := f.Reader(node.ID)
+		must(c.t, err)
+		p := make([]byte, r.Size())
+		if err := r.ReadAt(bg(), p, 0); err != nil {
+			return err
+		}
+		if !bytes.Equal(p, c.model[n][i]) {
+			c.t.Fatalf("node %d: the view shows other bytes", i)
+		}
+	}
+	return nil
 }
 
 func (c *crashRun) write() error {

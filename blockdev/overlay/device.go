@@ -69,33 +69,31 @@ func (d *device) zeroAlready(off, n int64) bool {
 // Sync implements blockdev.WriterAt; it syncs all nodes.
 func (d *device) Sync(ctx context.Context) error { return d.l.Sync(ctx) }
 
-// Extents implements blockdev.Reader. What is bad is data: whoever reads it learns so.
+// Extents implements blockdev.Reader.
 func (d *device) Extents(ctx context.Context, off, n int64) iter.Seq2[blockdev.Extent, error] {
 	if err := blockdev.CheckRange(d.Size(), off, n); err != nil {
 		return blockdev.Fail(err)
 	}
 	return func(yield func(blockdev.Extent, error) bool) {
-		for end := off + n; off < end; {
-			list, stop := d.batch(off, end)
-			if !d.yieldBatch(ctx, list, off, stop, yield) {
-				return
-			}
-			off = stop
-		}
+		d.n.yieldAll(ctx, off, off+n, d.batch, yield)
 	}
 }
 
 // extentsBatch is how many extents are taken under the lock at once.
 const extentsBatch = 256
 
-// batch returns the extents up to stop, so that the lock is not held while they are yielded.
 func (d *device) batch(off, end int64) (list []extent, stop int64) {
 	d.l.index.RLock()
 	defer d.l.index.RUnlock()
-	if e, ok := d.n.before(off); ok && e.end() > off {
+	return d.n.batch(off, end)
+}
+
+// batch returns the extents up to stop, so that no lock is held while they are yielded.
+func (n *node) batch(off, end int64) (list []extent, stop int64) {
+	if e, ok := n.before(off); ok && e.end() > off {
 		list = append(list, e.cut(off, end))
 	}
-	d.n.extents.Ascend(off, func(_ int64, e extent) bool {
+	n.extents.Ascend(off, func(_ int64, e extent) bool {
 		if e.off < end {
 			list = append(list, e.cut(off, end))
 		}
@@ -107,22 +105,29 @@ func (d *device) batch(off, end int64) (list []extent, stop int64) {
 	return list, list[len(list)-1].end()
 }
 
-func (d *device) yieldBatch(ctx context.Context, list []extent, off, stop int64, yield func(blockdev.Extent, error) bool) bool {
+// yieldAll yields [off, end) in batches.
+func (n *node) yieldAll(ctx context.Context, off, end int64, batch func(off, end int64) ([]extent, int64), yield func(blockdev.Extent, error) bool) {
+	for off < end {
+		list, stop := batch(off, end)
+		if !n.yieldBatch(ctx, list, off, stop, yield) {
+			return
+		}
+		off = stop
+	}
+}
+
+func (n *node) yieldBatch(ctx context.Context, list []extent, off, stop int64, yield func(blockdev.Extent, error) bool) bool {
 	if err := ctx.Err(); err != nil {
 		yield(blockdev.Extent{}, err)
 		return false
 	}
 	for _, e := range list {
-		k := blockdev.Data
-		if e.seg == segZero {
-			k = blockdev.Zero
-		}
-		if !d.n.yieldBase(ctx, off, e.off, yield) || !yield(blockdev.Extent{Off: e.off, Len: e.len, Kind: k}, nil) {
+		if !n.yieldBase(ctx, off, e.off, yield) || !yield(e.shown(), nil) {
 			return false
 		}
 		off = e.end()
 	}
-	return d.n.yieldBase(ctx, off, stop, yield)
+	return n.yieldBase(ctx, off, stop, yield)
 }
 
 // yieldBase yields what the base knows of [off, end), and a hole behind its end.

@@ -29,6 +29,15 @@ func (e extent) end() int64 { return e.off + e.len }
 
 func (e extent) isData() bool { return e.seg != segZero && e.seg != segBad }
 
+// shown is what readers are told. What is bad is data: whoever reads it learns so.
+func (e extent) shown() blockdev.Extent {
+	k := blockdev.Data
+	if e.seg == segZero {
+		k = blockdev.Zero
+	}
+	return blockdev.Extent{Off: e.off, Len: e.len, Kind: k}
+}
+
 // cut returns the part of e in [lo, hi), which must not be empty.
 func (e extent) cut(lo, hi int64) extent {
 	lo, hi = max(lo, e.off), min(hi, e.end())
@@ -53,6 +62,16 @@ type node struct {
 	given     int64           // the size that the caller gave
 	sizeKnown bool            // a record set the size; it wins over the caller's
 	extents   btree.Map[int64, extent]
+}
+
+// copy is the node as it is now. The copies of the tree share their parts until one of them is written.
+// The caller holds index, for writing: copying a tree writes to it.
+func (n *node) copy() *node {
+	c := &node{
+		id: n.id, base: n.base, attached: n.attached, given: n.given, sizeKnown: n.sizeKnown, extents: *n.extents.Copy(),
+	}
+	c.size.Store(n.size.Load())
+	return c
 }
 
 // baseSize is the end of what base can show.

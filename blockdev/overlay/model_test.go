@@ -19,6 +19,8 @@ type machine struct {
 	model [][]byte
 	bases []*blockdev.Mem
 	stamp uint64
+	fresh [][]byte // before the first write
+	views []view
 }
 
 func (m *machine) open(t *rapid.T) {
@@ -143,6 +145,7 @@ func TestOverlayBehavesLikeByteArraysAndNeverWritesBase(t *testing.T) {
 			}
 			m.model = append(m.model, p)
 		}
+		m.fresh = cloneModel(m.model)
 		_ = m.opts.FS.MkdirAll("/m")
 		var err error
 		if m.log, err = Create(bg(), m.opts, m.nodes); err != nil {
@@ -155,6 +158,9 @@ func TestOverlayBehavesLikeByteArraysAndNeverWritesBase(t *testing.T) {
 			if err := d.ReadAt(bg(), p, 0); err != nil || !bytes.Equal(p, m.model[i]) {
 				t.Fatalf("node %d differs at the end: %v", i, err)
 			}
+		}
+		for _, v := range m.views {
+			v.check(t, m.nodes)
 		}
 		for i, b := range m.bases {
 			p, q := make([]byte, b.Size()), make([]byte, b.Size())

@@ -10,6 +10,7 @@
 //     errs.Corrupt error; the rest stays readable, and writing over it makes it good.
 //   - After a failed fdatasync the log is failed: writes, zeroes and syncs return that error from then
 //     on, reads go on. A full disk is errs.NoSpace, and the log works again when there is room.
+//   - A view (Freeze) shows all nodes at one position, durably, whatever is written after it.
 //   - Space of overwritten and zeroed ranges is given back by clean-up (Clean, and in the background).
 //
 // It must not read the clock or the disk but through the given clock.Clock and vfs.FS, and must never

@@ -21,13 +21,7 @@ func (l *Log) readAt(ctx context.Context, n *node, p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
-	err = l.readPieces(ctx, n, list, p, off)
-	for _, pc := range list {
-		if pc.from != nil {
-			pc.from.release()
-		}
-	}
-	return err
+	return l.readPieces(ctx, n, list, p, off)
 }
 
 // pieces looks a range up and holds its segments, so that clean-up does not close them.
@@ -37,17 +31,33 @@ func (l *Log) pieces(n *node, extents []extent, list []piece, off, end int64) ([
 	if l.closed {
 		return nil, errs.New(errs.Invalid, "overlay log %s is closed", l.opts.Dir)
 	}
+	return n.pieces(l.live.segments, extents, list, off, end), nil
+}
+
+// pieces appends what [off, end) is made of, with references to the segments.
+func (n *node) pieces(segments map[uint32]*segment, extents []extent, list []piece, off, end int64) []piece {
 	for _, e := range n.lookup(extents, off, end) {
 		pc := piece{extent: e}
 		if e.isData() {
-			pc.from = l.live.segments[e.seg].acquire()
+			pc.from = segments[e.seg].acquire()
 		}
 		list = append(list, pc)
 	}
-	return list, nil
+	return list
 }
 
+// readPieces fills p and gives the references back.
 func (l *Log) readPieces(ctx context.Context, n *node, list []piece, p []byte, off int64) error {
+	err := l.fill(ctx, n, list, p, off)
+	for _, pc := range list {
+		if pc.from != nil {
+			pc.from.release()
+		}
+	}
+	return err
+}
+
+func (l *Log) fill(ctx context.Context, n *node, list []piece, p []byte, off int64) error {
 	at := off
 	for _, pc := range list {
 		if err := n.readBase(ctx, p[at-off:pc.off-off], at); err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"livemount/internal/errs"
 )
 
 // committer lets all who wait for the disk share one fdatasync.
@@ -82,8 +84,11 @@ type round struct {
 // commit makes all that was written so far durable. One runs at a time. An error fails the log: the
 // kernel may have dropped the pages, and a second fdatasync would prove nothing.
 func (l *Log) commit() error {
-	r := l.takeRound()
-	err := l.syncRound(r)
+	r, err := l.takeRound()
+	if err != nil {
+		return err
+	}
+	err = l.syncRound(r)
 	for _, s := range r.segments {
 		s.release()
 	}
@@ -102,13 +107,16 @@ func (l *Log) commit() error {
 	return nil
 }
 
-func (l *Log) takeRound() round {
+func (l *Log) takeRound() (round, error) {
 	l.appending.Lock()
 	defer l.appending.Unlock()
+	if l.closed { // its list of segments is gone, and an empty round would prove nothing
+		return round{}, errs.New(errs.Invalid, "overlay log %s is closed", l.opts.Dir)
+	}
 	l.prewrite()
 	r := round{l.unsynced, l.namesNew, l.end, l.seq.Load(), l.last, l.epoch}
 	l.unsynced, l.namesNew = nil, false
-	return r
+	return r, nil
 }
 
 func (l *Log) syncRound(r round) error {
