@@ -17,9 +17,11 @@ const (
 	nodeEntryBytes    = 32
 	extentEntryBytes  = 40
 	snapshotBytesMax  = 256 << 20
+	originEntryBytes  = 24
 	diskSegBad        = 1<<64 - 1
 	flagSizeKnown     = 1
 	flagMeta          = 1
+	checkpointVersion = 2 // the highest that is read; 2 is written only by a fork, with origins
 	checkpointPrefix  = "checkpoint-"
 	checkpointTempEnd = ".tmp"
 )
@@ -41,10 +43,11 @@ type checkpointHead struct {
 	extents  uint64
 	snapshot uint64 // bytes
 	meta     bool   // there is a snapshot, perhaps an empty one
+	origins  uint32 // entries of the table of segments that were taken over
 }
 
 func (h checkpointHead) streamBytes() int64 {
-	return checkpointHeader + int64(h.nodes)*nodeEntryBytes + int64(h.extents)*extentEntryBytes + int64(h.snapshot)
+	return checkpointHeader + int64(h.origins)*originEntryBytes + int64(h.nodes)*nodeEntryBytes + int64(h.extents)*extentEntryBytes + int64(h.snapshot)
 }
 
 // imageBytes is the size of one of the two copies.
@@ -67,8 +70,9 @@ func (h checkpointHead) encode() []byte {
 	le.PutUint64(b[104:], h.extents)
 	le.PutUint64(b[112:], h.snapshot)
 	if h.meta {
-		le.PutUint64(b[120:], flagMeta)
+		le.PutUint32(b[120:], flagMeta)
 	}
+	le.PutUint32(b[124:], h.origins)
 	return b
 }
 
@@ -80,16 +84,31 @@ func decodeCheckpointHead(b []byte) (checkpointHead, error) {
 	h := checkpointHead{
 		version: le.Uint32(b[8:]), epoch: le.Uint32(b[12:]), mount: [16]byte(b[16:32]), number: le.Uint64(b[32:]),
 		at: Position{le.Uint64(b[40:]), int64(le.Uint64(b[48:]))}, nextSeq: le.Uint64(b[56:]), last: getEssentials(b[64:]),
-		nodes: le.Uint64(b[96:]), extents: le.Uint64(b[104:]), snapshot: le.Uint64(b[112:]), meta: le.Uint64(b[120:])&flagMeta != 0,
+		nodes: le.Uint64(b[96:]), extents: le.Uint64(b[104:]), snapshot: le.Uint64(b[112:]), meta: le.Uint32(b[120:])&flagMeta != 0, origins: le.Uint32(b[124:]),
 	}
-	if h.version > formatVersion {
+	if h.version > checkpointVersion {
 		return h, errs.New(errs.Newer, "checkpoint: format version %d", h.version)
 	}
 	const countMax = 1 << 40
-	if h.nodes > countMax || h.extents > countMax || h.snapshot > snapshotBytesMax || h.nextSeq == 0 || !h.at.plausible() {
+	if h.nodes > countMax || h.extents > countMax || h.snapshot > snapshotBytesMax || h.nextSeq == 0 || !h.at.plausible() ||
+		h.origins > 0 && h.version < checkpointVersion {
 		return h, errs.New(errs.Corrupt, "checkpoint: impossible counts")
 	}
 	return h, nil
+}
+
+// origin says of a segment whose it is, when it is another mount's.
+type origin struct {
+	number uint64
+	mount  [16]byte
+}
+
+func (o origin) encode() []byte {
+	return append(binary.LittleEndian.AppendUint64(nil, o.number), o.mount[:]...)
+}
+
+func decodeOrigin(b []byte) origin {
+	return origin{binary.LittleEndian.Uint64(b), [16]byte(b[8:originEntryBytes])}
 }
 
 func encodeNode(b []byte, id uint64, size int64, known bool, extents int) {
@@ -141,26 +160,38 @@ func decodeExtent(b []byte) (extent, bool) {
 
 // snapshotState is the log at one moment: what a checkpoint holds.
 type snapshotState struct {
-	head  checkpointHead
-	nodes []*node // copies
-	upper []byte
-	dead  []*segment // none of their payload is live, and replay does not need them
+	head    checkpointHead
+	origins []origin
+	nodes   []*node // copies
+	upper   []byte
+	dead    []*segment // none of their payload is live, and replay does not need them
+	live    []*segment // the others, but for those that replay alone needs
 }
 
-// snapshot copies the state.
+// snapshot copies the state for a checkpoint of this log.
 func (l *Log) snapshot(number uint64) (snapshotState, error) {
 	l.appending.Lock()
 	defer l.appending.Unlock()
 	if err := l.writable(); err != nil {
 		return snapshotState{}, err
 	}
-	s := snapshotState{head: checkpointHead{
-		version: formatVersion, epoch: l.epoch, mount: l.opts.Mount, number: number,
-		at: l.end, nextSeq: l.seq.Load() + 1, last: l.last,
-	}}
+	at := l.end
 	if l.headEnd == segmentHeaderBytes {
-		s.head.at = Position{l.head.number, segmentHeaderBytes} // so that older segments can go
+		at = Position{l.head.number, segmentHeaderBytes} // so that older segments can go
 	}
+	s, err := l.state(l.opts.Mount, number, at)
+	for _, list := range [][]*segment{s.live, s.dead} {
+		s.takeOver(list) // also dead ones: a crash may leave their files
+	}
+	return s, err
+}
+
+// state copies what a checkpoint holds. The caller holds appending.
+func (l *Log) state(mount [16]byte, number uint64, at Position) (snapshotState, error) {
+	s := snapshotState{head: checkpointHead{
+		version: formatVersion, epoch: l.epoch, mount: mount, number: number,
+		at: at, nextSeq: l.seq.Load() + 1, last: l.last,
+	}}
 	if err := l.snapshotUpper(&s); err != nil {
 		return s, err
 	}
@@ -170,11 +201,25 @@ func (l *Log) snapshot(number uint64) (snapshotState, error) {
 		s.addNode(n)
 	}
 	for _, seg := range l.live.segments {
-		if seg.live == 0 && seg.number < s.head.at.Segment {
+		if seg.live > 0 {
+			s.live = append(s.live, seg)
+		} else if seg.number < s.head.at.Segment {
 			s.dead = append(s.dead, seg)
 		}
 	}
 	return s, nil
+}
+
+// takeOver notes those of the segments that are another mount's.
+func (s *snapshotState) takeOver(list []*segment) {
+	for _, seg := range list {
+		if seg.mount != s.head.mount {
+			s.origins = append(s.origins, origin{seg.number, seg.mount})
+		}
+	}
+	if s.head.origins = uint32(len(s.origins)); s.head.origins > 0 {
+		s.head.version = checkpointVersion
+	}
 }
 
 func (l *Log) snapshotUpper(s *snapshotState) (err error) {

@@ -106,6 +106,9 @@ func (l *Log) decodeCheckpoint(r *imageReader, number uint64, rep *Report) (chec
 	if h.mount != l.opts.Mount || h.number != number || h.imageBytes() != r.image {
 		return h, errs.New(errs.Corrupt, "mount %x, number %016x, %d bytes", h.mount, h.number, h.imageBytes())
 	}
+	if err := l.decodeOrigins(r, h); err != nil {
+		return h, err
+	}
 	left := h.extents
 	for range h.nodes {
 		if left, err = l.decodeNode(r, left, rep); err != nil {
@@ -113,6 +116,25 @@ func (l *Log) decodeCheckpoint(r *imageReader, number uint64, rep *Report) (chec
 		}
 	}
 	return h, l.decodeUpper(r, h)
+}
+
+// decodeOrigins binds the segments that were taken over to their mounts.
+func (l *Log) decodeOrigins(r *imageReader, h checkpointHead) error {
+	b, before := make([]byte, originEntryBytes), uint64(0)
+	for range h.origins {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return torn(err)
+		}
+		o := decodeOrigin(b)
+		if o.number <= before || o.number >= h.at.Segment || o.mount == h.mount {
+			return errs.New(errs.Corrupt, "impossible origin of segment %016x", o.number)
+		}
+		if s := l.live.segments[uint32(o.number)]; s != nil {
+			s.bind(o.mount)
+		}
+		before = o.number
+	}
+	return nil
 }
 
 // torn makes a stream that ends too early a corruption.

@@ -14,10 +14,10 @@ func (l *Log) checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.syncAll(ctx); err != nil {
+	if err := l.syncAll(ctx, l.commit); err != nil {
 		return err
 	}
-	if err := l.writeCheckpoint(ctx, s); err != nil {
+	if err := l.writeCheckpoint(ctx, l.opts.Dir, s); err != nil {
 		return err
 	}
 	c.number++
@@ -32,7 +32,7 @@ func (l *Log) checkpoint(ctx context.Context) error {
 }
 
 // syncAll is Sync, and also makes the name of a head without records durable: a checkpoint points at it.
-func (l *Log) syncAll(ctx context.Context) error {
+func (l *Log) syncAll(ctx context.Context, commit func() error) error {
 	for {
 		wait, lead, err := l.commits.join(^uint64(0), l.Err)
 		if err != nil {
@@ -40,7 +40,7 @@ func (l *Log) syncAll(ctx context.Context) error {
 		}
 		if lead {
 			defer l.commits.leave()
-			return l.commit()
+			return commit()
 		}
 		select {
 		case <-wait:

@@ -92,8 +92,8 @@ func decodeBlock(b []byte, index uint32, seed uint32) ([]byte, bool) {
 }
 
 // writeCheckpoint makes the state durable under its number.
-func (l *Log) writeCheckpoint(ctx context.Context, s snapshotState) error {
-	name := checkpointName(l.opts.Dir, s.head.number)
+func (l *Log) writeCheckpoint(ctx context.Context, dir string, s snapshotState) error {
+	name := checkpointName(dir, s.head.number)
 	tmp := name + checkpointTempEnd
 	if err := l.fs.Remove(tmp); err != nil && !errs.Is(err, errs.NotFound) {
 		return err
@@ -102,7 +102,7 @@ func (l *Log) writeCheckpoint(ctx context.Context, s snapshotState) error {
 	if err != nil {
 		return err
 	}
-	w := &imageWriter{ctx: ctx, file: f, seed: segmentSeed(l.opts.Mount, s.head.number), image: s.head.imageBytes()}
+	w := &imageWriter{ctx: ctx, file: f, seed: segmentSeed(s.head.mount, s.head.number), image: s.head.imageBytes()}
 	if err = s.encode(w); err == nil {
 		err = f.Sync()
 	}
@@ -110,7 +110,7 @@ func (l *Log) writeCheckpoint(ctx context.Context, s snapshotState) error {
 		err = l.fs.Rename(tmp, name)
 	}
 	if err == nil {
-		return l.fs.SyncDir(l.opts.Dir)
+		return l.fs.SyncDir(dir)
 	}
 	_ = l.fs.Remove(tmp) // Open removes it too
 	return err
@@ -119,6 +119,12 @@ func (l *Log) writeCheckpoint(ctx context.Context, s snapshotState) error {
 func (s snapshotState) encode(w *imageWriter) error {
 	if _, err := w.Write(s.head.encode()); err != nil {
 		return err
+	}
+	slices.SortFunc(s.origins, func(a, b origin) int { return cmp.Compare(a.number, b.number) })
+	for _, o := range s.origins {
+		if _, err := w.Write(o.encode()); err != nil {
+			return err
+		}
 	}
 	slices.SortFunc(s.nodes, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
 	for _, n := range s.nodes {

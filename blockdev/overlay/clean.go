@@ -17,7 +17,7 @@ type cleaner struct {
 	deadAfter       atomic.Int64 // dead bytes that the last clean-up left behind
 	notBefore       atomic.Int64 // Unix nanoseconds; after a failure the next try waits
 
-	busy   chan struct{} // holds one token while a clean-up runs
+	busy   chan struct{} // holds one token while a clean-up or a fork runs: segments keep their names
 	wake   chan struct{}
 	cancel context.CancelFunc // nil without a goroutine
 	wait   sync.WaitGroup
@@ -64,10 +64,7 @@ func (l *Log) cleanLoop(ctx context.Context) {
 			return
 		case <-l.cleaner.wake:
 		}
-		l.cleaner.running.Store(true)
-		err := l.Clean(ctx)
-		l.cleaner.running.Store(false)
-		l.cleaner.step()
+		err := l.cleanInBackground(ctx)
 		if err != nil && ctx.Err() == nil {
 			l.cleaner.notBefore.Store(l.opts.Clock.Now().Add(retryAfter).UnixNano())
 			l.opts.Log.Warn("overlay clean-up failed", "folder", l.opts.Dir, "error", err)
@@ -75,6 +72,31 @@ func (l *Log) cleanLoop(ctx context.Context) {
 		l.cleaner.consider(l, nil)
 	}
 }
+
+// cleanInBackground lets writers wait for it, but not while it waits for its turn itself.
+func (l *Log) cleanInBackground(ctx context.Context) error {
+	if err := l.cleaner.begin(ctx); err != nil {
+		return err
+	}
+	defer l.cleaner.end()
+	l.cleaner.running.Store(true)
+	err := l.clean(ctx)
+	l.cleaner.running.Store(false)
+	l.cleaner.step()
+	return err
+}
+
+// begin waits until no clean-up and no fork runs.
+func (c *cleaner) begin(ctx context.Context) error {
+	select {
+	case c.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *cleaner) end() { <-c.busy }
 
 // worthCleaning keeps the log below twice its live bytes and a segment or two.
 func (l *Log) worthCleaning() bool {
@@ -96,12 +118,14 @@ func (l *Log) worthCleaning() bool {
 // writes a checkpoint and removes the segments without live data. One runs at a time; it is a bounded
 // amount of work, and several may be needed to get all. It must not be called during or after Close.
 func (l *Log) Clean(ctx context.Context) error {
-	select {
-	case l.cleaner.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := l.cleaner.begin(ctx); err != nil {
+		return err
 	}
-	defer func() { <-l.cleaner.busy }()
+	defer l.cleaner.end()
+	return l.clean(ctx)
+}
+
+func (l *Log) clean(ctx context.Context) error {
 	// A full disk ends the copying, but segments that are empty already can still go.
 	if err := l.copyForward(ctx); err != nil && !errs.Is(err, errs.NoSpace) {
 		return err

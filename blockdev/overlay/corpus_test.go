@@ -24,6 +24,7 @@ func TestCorpusIsMadeFromARealLog(t *testing.T) {
 
 func writeCorpus(t *testing.T) {
 	m, _, _ := flipLog(t)
+	fork, _, _ := flipFork(t)
 	write := func(target, name string, args ...any) {
 		text := "go test fuzz v1\n"
 		for _, a := range args {
@@ -49,18 +50,23 @@ func writeCorpus(t *testing.T) {
 				write("FuzzRecord", "record-"+name, b[segmentHeaderBytes:][:min(1200, len(b)-segmentHeaderBytes)])
 			}
 		default:
-			var stream []byte
-			for off := 0; off < len(b)/2; off += blockBytes {
-				n := binary.LittleEndian.Uint32(b[off+8:])
-				stream = append(stream, b[off+blockHeaderBytes:][:n]...)
-			}
-			write("FuzzCheckpoint", "stream", true, stream)
+			write("FuzzCheckpoint", "stream", true, streamOf(b))
 			write("FuzzCheckpoint", "file", false, b)
 		}
 	}
+	write("FuzzCheckpoint", "fork", true, streamOf(fork["checkpoint-0000000000000001"]))
 	for i, b := range bodies {
 		write("FuzzReplay", fmt.Sprint("mended", i), true, false, b, bodies[(i+1)%len(bodies)])
 		write("FuzzReplay", fmt.Sprint("accept", i), true, true, b, bodies[(i+1)%len(bodies)])
 		write("FuzzReplay", fmt.Sprint("raw", i), false, false, b, []byte{})
 	}
+}
+
+// streamOf is the stream of a checkpoint file.
+func streamOf(b []byte) (stream []byte) {
+	for off := 0; off < len(b)/2; off += blockBytes {
+		n := binary.LittleEndian.Uint32(b[off+8:])
+		stream = append(stream, b[off+blockHeaderBytes:][:n]...)
+	}
+	return stream
 }

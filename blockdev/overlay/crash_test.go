@@ -29,6 +29,9 @@ type crashRun struct {
 	devs    []blockdev.Device
 	stamp   uint64
 	recover int // cuts that happened during recovery
+
+	dir   string // other than the usual, in a fork
+	mount [16]byte
 }
 
 func (c *crashRun) options() Options {
@@ -39,7 +42,22 @@ func (c *crashRun) options() Options {
 		return nil
 	}})
 	o.PrewriteBytes = []int64{-1, 1 << 10, 8 << 10}[c.rng.IntN(3)]
+	if c.dir != "" {
+		o.Dir, o.Mount = c.dir, c.mount
+	}
 	return o
+}
+
+func (c *crashRun) open() error {
+	l, rep, err := Open(bg(), c.options(), c.nodes)
+	if err != nil {
+		return fmt.Errorf("%w, report %+v", err, rep)
+	}
+	if rep.Rotten || rep.LostRecords > 0 {
+		return fmt.Errorf("a power cut was taken for rot: %+v", rep)
+	}
+	c.log, c.devs = l, devicesOf(c.t, l, c.nodes)
+	return nil
 }
 
 var errPower = errors.New("the power is gone")
@@ -159,19 +177,15 @@ func (c *crashRun) reopen() error {
 				return nil
 			}
 		}
-		l, rep, err := Open(bg(), c.options(), c.nodes)
+		err := c.open()
 		if err != nil && again > 0 && errors.Is(err, errPower) {
 			c.recover++
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%w, report %+v", err, rep)
+			return err
 		}
 		c.fail = nil
-		if rep.Rotten || rep.LostRecords > 0 {
-			return fmt.Errorf("a power cut was taken for rot: %+v", rep)
-		}
-		c.log, c.devs = l, devicesOf(c.t, l, c.nodes)
 		return c.check()
 	}
 }

@@ -14,13 +14,15 @@ import (
 // image is the content of a log's folder.
 type image map[string][]byte
 
-func takeImage(t testing.TB, fsys vfs.FS) image {
+func takeImage(t testing.TB, fsys vfs.FS) image { return takeImageOf(t, fsys, testDir) }
+
+func takeImageOf(t testing.TB, fsys vfs.FS, dir string) image {
 	t.Helper()
-	names, err := fsys.List(testDir)
+	names, err := fsys.List(dir)
 	must(t, err)
 	m := image{}
 	for _, n := range names {
-		m[n], err = vfs.ReadFile(fsys, path.Join(testDir, n), 1<<30)
+		m[n], err = vfs.ReadFile(fsys, path.Join(dir, n), 1<<30)
 		must(t, err)
 	}
 	return m
@@ -149,6 +151,10 @@ func overwrite(d blockdev.Device, want []byte) error {
 
 func TestFlippedByteNeverGivesOtherDataAndNeverLosesASyncedRecord(t *testing.T) {
 	m, want, state := flipLog(t)
+	flipEach(t, m, want, state)
+}
+
+func flipEach(t *testing.T, m image, want [][]byte, state []byte) {
 	cases, corrupt, refused := 0, 0, 0
 	for name, b := range m {
 		for i := range b {
@@ -181,6 +187,10 @@ func TestFlippedByteNeverGivesOtherDataAndNeverLosesASyncedRecord(t *testing.T) 
 
 func TestMissingOrShortFileNeverGivesOtherDataAndNeverLosesASyncedRecord(t *testing.T) {
 	m, want, state := flipLog(t)
+	shortenEach(t, m, want, state)
+}
+
+func shortenEach(t *testing.T, m image, want [][]byte, state []byte) {
 	refused := 0
 	for name, whole := range m {
 		lengths := []int{-1, 0, 1}

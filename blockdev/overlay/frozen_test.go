@@ -82,10 +82,11 @@ func (m *machine) Freeze(t *rapid.T) {
 	v := view{f, cloneModel(m.model)}
 	v.check(t, m.nodes)
 	v.changedSince(t, m.nodes, Position{}, m.fresh)
-	for _, old := range m.views {
-		v.changedSince(t, m.nodes, old.f.At(), old.model)
+	for _, old := range m.past {
+		v.changedSince(t, m.nodes, old.at, old.model)
 	}
 	m.views = append(m.views, v)
+	m.past = append(m.past, moment{f.At(), v.model})
 }
 
 func (m *machine) Thaw(t *rapid.T) {

@@ -16,11 +16,7 @@ import (
 // goldenLog is the worked example of FORMAT.md: three records, then a checkpoint, then one record.
 func goldenLog(t *testing.T) image {
 	u := &upper{}
-	o := u.options(Options{
-		FS: vfs.NewMem(), Dir: testDir, SegmentBytes: segmentBytesMin, PrewriteBytes: -1, NoBackground: true,
-		Mount: [16]byte{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf},
-		Clock: &clock.Fixed{T: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)},
-	})
+	o := u.options(goldenOptions(vfs.NewMem()))
 	l := mustCreate(t, o, []Node{{ID: 7, Size: 65536}})
 	d := mustDevice(t, l, 7)
 	must(t, d.WriteAt(bg(), []byte("hello, log"), 4096))
@@ -31,6 +27,14 @@ func goldenLog(t *testing.T) image {
 	must(t, d.WriteAt(bg(), []byte("after"), 0))
 	must(t, l.Close())
 	return takeImage(t, o.FS)
+}
+
+func goldenOptions(fsys vfs.FS) Options {
+	return Options{
+		FS: fsys, Dir: testDir, SegmentBytes: segmentBytesMin, PrewriteBytes: -1, NoBackground: true,
+		Mount: [16]byte{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf},
+		Clock: &clock.Fixed{T: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)},
+	}
 }
 
 // hexdump shows the lines that are not all zero.
@@ -53,8 +57,24 @@ func (m image) hexdump() string {
 }
 
 func TestFormatIsTheGoldenBytes(t *testing.T) {
-	const name = "testdata/golden.hex"
-	got := goldenLog(t).hexdump()
+	checkGolden(t, "testdata/golden.hex", goldenLog(t).hexdump())
+}
+
+func TestForkFormatIsTheGoldenBytes(t *testing.T) {
+	checkGolden(t, "testdata/golden-fork.hex", goldenFork(t).hexdump())
+}
+
+// goldenFork is a fork of the golden log, as Fork leaves it.
+func goldenFork(t *testing.T) image {
+	m, u := goldenLog(t), &upper{}
+	o := u.options(goldenOptions(m.mount(t)))
+	l, _ := mustOpen(t, o, []Node{{ID: 7, Size: 65536}})
+	must(t, l.Fork(bg(), "/m/fork", [16]byte{0xb0, 0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xbb, 0xbc, 0xbd, 0xbe, 0xbf}))
+	must(t, l.Close())
+	return takeImageOf(t, o.FS, "/m/fork")
+}
+
+func checkGolden(t *testing.T, name, got string) {
 	if os.Getenv("OVERLAY_GOLDEN") == "write" {
 		must(t, os.WriteFile(name, []byte(got), 0o644))
 	}

@@ -84,12 +84,11 @@ func (m *markFile) write(epoch uint32, synced Position, seq uint64, last essenti
 	return err
 }
 
-// openMark returns the newest valid slot, and how many slots are rotten. A missing file is made anew.
+// openMark returns the newest valid slot, and how many slots are rotten. Without a file it returns nil.
 func openMark(fsys vfs.FS, dir string, mount [16]byte) (*markFile, mark, int, error) {
 	f, err := fsys.OpenRW(markName(dir))
 	if errs.Is(err, errs.NotFound) {
-		m, err := createMark(fsys, dir, mount)
-		return m, mark{}, 2, err
+		return nil, mark{}, 2, nil
 	}
 	if err != nil {
 		return nil, mark{}, 0, err
@@ -122,16 +121,17 @@ func readMark(f vfs.File, mount [16]byte) (best mark, bad int, err error) {
 	return best, bad, nil
 }
 
-// createMark writes both slots, so that later writes of the file never allocate.
-func createMark(fsys vfs.FS, dir string, mount [16]byte) (*markFile, error) {
+// createMark writes m to both slots, so that later writes of the file never allocate.
+func createMark(fsys vfs.FS, dir string, known mark) (*markFile, error) {
 	f, err := fsys.Create(markName(dir))
 	if err != nil {
 		return nil, err
 	}
-	m := &markFile{f, mark{version: formatVersion, mount: mount}}
+	known.version = formatVersion
+	m := &markFile{f, known}
 	_, err = f.WriteAt(make([]byte, markFileBytes), 0)
 	for i := 0; i < 2 && err == nil; i++ {
-		err = m.write(0, Position{}, 0, essentials{})
+		err = m.write(known.epoch, known.synced, known.seq, known.last)
 	}
 	if err == nil {
 		err = f.Sync()

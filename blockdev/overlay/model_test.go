@@ -21,6 +21,13 @@ type machine struct {
 	stamp uint64
 	fresh [][]byte // before the first write
 	views []view
+	past  []moment
+}
+
+// moment is what was shown at a position.
+type moment struct {
+	at    Position
+	model [][]byte
 }
 
 func (m *machine) open(t *rapid.T) {
@@ -132,42 +139,53 @@ func (m *machine) Check(t *rapid.T) {
 	}
 }
 
+// newMachine makes the first log.
+func newMachine(t *rapid.T) *machine {
+	m := &machine{devs: make([]blockdev.Device, 3)}
+	m.opts = testOptions(vfs.NewMem())
+	m.bases = []*blockdev.Mem{pattern(30000, 1), pattern(1000, 2)}
+	m.nodes = []Node{{1, m.bases[0], 30000}, {2, m.bases[1], 70001}, {9, nil, 5000}}
+	for _, n := range m.nodes {
+		p := make([]byte, n.Size)
+		if n.Base != nil {
+			_ = n.Base.ReadAt(bg(), p[:n.Base.Size()], 0)
+		}
+		m.model = append(m.model, p)
+	}
+	m.fresh = cloneModel(m.model)
+	_ = m.opts.FS.MkdirAll("/m")
+	var err error
+	if m.log, err = Create(bg(), m.opts, m.nodes); err != nil {
+		t.Fatal(err)
+	}
+	m.open(t)
+	return m
+}
+
+// finish compares all at the end.
+func (m *machine) finish(t *rapid.T) {
+	for i, d := range m.devs {
+		p := make([]byte, d.Size())
+		if err := d.ReadAt(bg(), p, 0); err != nil || !bytes.Equal(p, m.model[i]) {
+			t.Fatalf("node %d differs at the end: %v", i, err)
+		}
+	}
+	for _, v := range m.views {
+		v.check(t, m.nodes)
+	}
+	for i, b := range m.bases {
+		p, q := make([]byte, b.Size()), make([]byte, b.Size())
+		_, _ = b.ReadAt(bg(), p, 0), pattern(b.Size(), uint64(i+1)).ReadAt(bg(), q, 0)
+		if !bytes.Equal(p, q) {
+			t.Fatal("the base was written")
+		}
+	}
+}
+
 func TestOverlayBehavesLikeByteArraysAndNeverWritesBase(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{devs: make([]blockdev.Device, 3)}
-		m.opts = testOptions(vfs.NewMem())
-		m.bases = []*blockdev.Mem{pattern(30000, 1), pattern(1000, 2)}
-		m.nodes = []Node{{1, m.bases[0], 30000}, {2, m.bases[1], 70001}, {9, nil, 5000}}
-		for _, n := range m.nodes {
-			p := make([]byte, n.Size)
-			if n.Base != nil {
-				_ = n.Base.ReadAt(bg(), p[:n.Base.Size()], 0)
-			}
-			m.model = append(m.model, p)
-		}
-		m.fresh = cloneModel(m.model)
-		_ = m.opts.FS.MkdirAll("/m")
-		var err error
-		if m.log, err = Create(bg(), m.opts, m.nodes); err != nil {
-			t.Fatal(err)
-		}
-		m.open(t)
+		m := newMachine(t)
 		t.Repeat(rapid.StateMachineActions(m))
-		for i, d := range m.devs {
-			p := make([]byte, d.Size())
-			if err := d.ReadAt(bg(), p, 0); err != nil || !bytes.Equal(p, m.model[i]) {
-				t.Fatalf("node %d differs at the end: %v", i, err)
-			}
-		}
-		for _, v := range m.views {
-			v.check(t, m.nodes)
-		}
-		for i, b := range m.bases {
-			p, q := make([]byte, b.Size()), make([]byte, b.Size())
-			_, _ = b.ReadAt(bg(), p, 0), pattern(b.Size(), uint64(i+1)).ReadAt(bg(), q, 0)
-			if !bytes.Equal(p, q) {
-				t.Fatal("the base was written")
-			}
-		}
+		m.finish(t)
 	})
 }

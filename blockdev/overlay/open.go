@@ -68,14 +68,20 @@ func (l *Log) open(ctx context.Context, rep *Report) error {
 		return err
 	}
 	l.mark = m
-	if bad > 0 {
+	if bad > 0 { // also without a file: it is made anew when it is clear that this is a log of ours
 		rep.note("mark: %d of 2 slots are bad", bad)
 	}
 	r := &replayer{l: l, ctx: ctx, rep: rep, mark: known, win: newWindow(), synced: known.synced}
 	if err := l.openSegments(dir, r); err != nil {
 		return err
 	}
-	head, err := l.chooseCheckpoint(dir, rep)
+	head, err := l.chooseCheckpoint(dir, r)
+	if err == nil {
+		err = r.identify()
+	}
+	if err == nil && l.mark == nil {
+		l.mark, err = createMark(l.fs, l.opts.Dir, mark{mount: l.opts.Mount})
+	}
 	if err != nil {
 		return err
 	}
@@ -122,17 +128,32 @@ func (r *replayer) readSegmentHeader(s *segment) error {
 		r.rep.note("segment %016x: bad header", s.number)
 		return nil
 	}
-	if err := h.check(r.l.opts.Mount, s.number); err != nil {
-		return err
+	r.headers = append(r.headers, h)
+	return h.check(s.number)
+}
+
+// identify refuses segments of a mount that is neither ours nor one that the checkpoint names for it.
+// Their headers tell what was synced.
+func (r *replayer) identify() error {
+	for _, h := range r.headers {
+		s := r.segment(h.number)
+		if h.mount == s.mount {
+			r.epoch = max(r.epoch, h.epoch)
+			r.synced = later(r.synced, h.synced)
+		} else if r.rep.Checkpoint > 0 {
+			return errs.New(errs.Invalid, "segment %016x: belongs to mount %x, not %x", s.number, h.mount, s.mount)
+		} else {
+			return errs.New(errs.Corrupt, "segment %016x: belongs to mount %x, not %x, and there is no good checkpoint "+
+				"of a fork that says so: the fork was not finished, or lost its checkpoint", s.number, h.mount, s.mount)
+		}
 	}
-	r.epoch = max(r.epoch, h.epoch)
-	r.synced = later(r.synced, h.synced)
 	return nil
 }
 
 // chooseCheckpoint loads the newest checkpoint that can be read. Starting from an older one, or from
 // none, is right only when every record since is still there; replay finds out by their numbers.
-func (l *Log) chooseCheckpoint(dir folder, rep *Report) (checkpointHead, error) {
+func (l *Log) chooseCheckpoint(dir folder, r *replayer) (checkpointHead, error) {
+	rep := r.rep
 	none := checkpointHead{nextSeq: 1}
 	var firstErr error
 	for _, number := range dir.checkpoints {
@@ -170,6 +191,7 @@ func (l *Log) resetIndex() {
 	}
 	for _, s := range l.live.segments {
 		s.live = 0
+		s.bind(l.opts.Mount)
 	}
 	l.live.bytes, l.logMeta = 0, false
 }
@@ -235,16 +257,17 @@ func (l *Log) cutBehind(r *replayer) error {
 		if s.number > r.pos.Segment || s.number < min(r.pos.Segment, r.firstSynced.Segment) {
 			continue
 		}
-		if err := s.settle(r.pos); err != nil {
+		if err := s.settle(r.pos, r.synced); err != nil {
 			return err
 		}
 	}
 	return l.fs.SyncDir(l.opts.Dir)
 }
 
-// settle truncates the segment at the cut, when it lies here, and syncs it.
-func (s *segment) settle(cut Position) error {
-	if s.number == cut.Segment && s.ready > cut.Offset {
+// settle truncates the segment at the cut, when it lies here, and syncs it. What was synced is not cut off,
+// though it is rotten and the loss was accepted: a fork may share the segment and find more of it good.
+func (s *segment) settle(cut, synced Position) error {
+	if s.number == cut.Segment && s.ready > cut.Offset && !cut.Less(synced) {
 		if err := s.file.Truncate(cut.Offset); err != nil {
 			return err
 		}

@@ -10,12 +10,13 @@
 //     errs.Corrupt error; the rest stays readable, and writing over it makes it good.
 //   - After a failed fdatasync the log is failed: writes, zeroes and syncs return that error from then
 //     on, reads go on. A full disk is errs.NoSpace, and the log works again when there is room.
+//   - A second log (Fork) begins with the state of this one at one position and goes its own way.
 //   - A view (Freeze) shows all nodes at one position, durably, whatever is written after it.
 //   - Space of overwritten and zeroed ranges is given back by clean-up (Clean, and in the background).
 //
 // It must not read the clock or the disk but through the given clock.Clock and vfs.FS, and must never
 // turn bad bytes into zeroes or older bytes. Memory is about 80 bytes for each extent of the index
-// (Stats.Extents) and one file descriptor and 120 bytes for each segment. The format is in FORMAT.md,
+// (Stats.Extents) and one file descriptor and 140 bytes for each segment. The format is in FORMAT.md,
 // what protects what in LOCKING.md.
 package overlay
 
@@ -184,7 +185,7 @@ func Create(ctx context.Context, o Options, nodes []Node) (*Log, error) {
 	if len(names) > 0 {
 		return nil, errs.New(errs.Exists, "create overlay log: folder %s is not empty", o.Dir)
 	}
-	if l.mark, err = createMark(l.fs, o.Dir, o.Mount); err == nil {
+	if l.mark, err = createMark(l.fs, o.Dir, mark{mount: o.Mount}); err == nil {
 		err = l.start(1)
 	}
 	if err == nil {

@@ -13,7 +13,8 @@ type replayer struct {
 	ctx      context.Context
 	rep      *Report
 	win      *window
-	segments []*segment // all, ascending
+	segments []*segment      // all, ascending
+	headers  []segmentHeader // of those whose header is good
 	mark     mark
 	epoch    uint32 // the highest that was seen
 

@@ -25,6 +25,7 @@ const (
 // guarded by Log.appending for the newest segment.
 type segment struct {
 	number uint64
+	mount  [16]byte // whose it is: an origin's in a fork
 	seed   uint32
 	name   string
 	file   vfs.File
@@ -47,10 +48,14 @@ func parseName(name, prefix, suffix string) (uint64, bool) {
 }
 
 func newSegment(dir string, mount [16]byte, number uint64, f vfs.File) *segment {
-	s := &segment{number: number, seed: segmentSeed(mount, number), name: segmentName(dir, number), file: f}
+	s := &segment{number: number, name: segmentName(dir, number), file: f}
+	s.bind(mount)
 	s.refs.Store(1)
 	return s
 }
+
+// bind says whose bytes are accepted in the segment.
+func (s *segment) bind(mount [16]byte) { s.mount, s.seed = mount, segmentSeed(mount, s.number) }
 
 func (s *segment) acquire() *segment {
 	s.refs.Add(1)
@@ -113,13 +118,11 @@ func decodeSegmentHeader(b []byte) (segmentHeader, bool) {
 	return h, h.synced.plausible() && le.Uint32(b[segmentHeaderBytes-4:]) == sum
 }
 
-// check refuses what this version or this mount must not open.
-func (h segmentHeader) check(mount [16]byte, number uint64) error {
+// check refuses what this version must not open, and the file of another segment.
+func (h segmentHeader) check(number uint64) error {
 	switch {
 	case h.version > formatVersion || h.keyID != 0:
 		return errs.New(errs.Newer, "segment %016x: format version %d, key %d", number, h.version, h.keyID)
-	case h.mount != mount:
-		return errs.New(errs.Invalid, "segment %016x: belongs to mount %x, not %x", number, h.mount, mount)
 	case h.number != number:
 		return errs.New(errs.Corrupt, "segment %016x: the file holds segment %016x", number, h.number)
 	}

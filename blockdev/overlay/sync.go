@@ -84,27 +84,47 @@ type round struct {
 // commit makes all that was written so far durable. One runs at a time. An error fails the log: the
 // kernel may have dropped the pages, and a second fdatasync would prove nothing.
 func (l *Log) commit() error {
-	r, err := l.takeRound()
+	r, err := l.commitRecords()
 	if err != nil {
 		return err
+	}
+	if err := l.mark.write(r.epoch, r.end, r.seq, r.last); err != nil {
+		// The data is on disk; only the evidence is older. The next commit writes it again.
+		l.opts.Log.Warn("overlay mark was not written", "folder", l.opts.Dir, "error", err)
+	}
+	return nil
+}
+
+// commitProof is commit, and makes the evidence durable as well.
+func (l *Log) commitProof() error {
+	r, err := l.commitRecords()
+	if err == nil {
+		err = l.mark.write(r.epoch, r.end, r.seq, r.last)
+	}
+	if err == nil {
+		err = l.mark.file.Sync()
+	}
+	return err
+}
+
+func (l *Log) commitRecords() (round, error) {
+	r, err := l.takeRound()
+	if err != nil {
+		return r, err
 	}
 	err = l.syncRound(r)
 	for _, s := range r.segments {
 		s.release()
 	}
 	if err != nil {
-		return l.fail(err)
+		return r, l.fail(err)
 	}
 	l.commits.rounds.Add(1)
 	l.appending.Lock()
 	l.synced = r.end
 	l.appending.Unlock()
 	l.commits.set(r.seq)
-	if err := l.mark.write(r.epoch, r.end, r.seq, r.last); err != nil {
-		// The data is on disk; only the evidence is older. The next commit writes it again.
-		l.opts.Log.Warn("overlay mark was not written", "folder", l.opts.Dir, "error", err)
-	}
-	return nil
+	return r, nil
 }
 
 func (l *Log) takeRound() (round, error) {

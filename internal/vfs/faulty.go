@@ -9,6 +9,7 @@ const (
 	OpOpen     Op = "open"
 	OpRemove   Op = "remove"
 	OpRename   Op = "rename"
+	OpLink     Op = "link"
 	OpSyncDir  Op = "syncdir"
 	OpRead     Op = "read"
 	OpWrite    Op = "write"
@@ -72,6 +73,14 @@ func (f *Faulty) Rename(oldname, newname string) error {
 		return err
 	}
 	return f.FS.Rename(oldname, newname)
+}
+
+// Link implements FS.
+func (f *Faulty) Link(oldname, newname string) error {
+	if err := f.Fail(OpLink, newname); err != nil {
+		return err
+	}
+	return f.FS.Link(oldname, newname)
 }
 
 // SyncDir implements FS.

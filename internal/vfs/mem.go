@@ -33,6 +33,7 @@ type memDir struct {
 type memNode struct {
 	durable, now []byte
 	dirty        map[int64]struct{} // sectors written since the last Sync
+	names        int
 }
 
 // NewMem returns an empty file system with the root folder "/".
@@ -79,7 +80,7 @@ func (m *Mem) Create(name string) (File, error) {
 	if _, ok := d.now[base]; ok || m.dirs[path.Clean("/"+name)] != nil {
 		return nil, pathError("create", name, fs.ErrExist)
 	}
-	n := &memNode{dirty: map[int64]struct{}{}}
+	n := &memNode{dirty: map[int64]struct{}{}, names: 1}
 	d.change(func(names map[string]*memNode) { names[base] = n })
 	return &memFile{fs: m, node: n, name: name, writable: true}, nil
 }
@@ -124,9 +125,16 @@ func (m *Mem) Remove(name string) error {
 	if n == nil {
 		return pathError("remove", name, fs.ErrNotExist)
 	}
-	m.used -= int64(len(n.now))
+	m.unname(n)
 	d.change(func(names map[string]*memNode) { delete(names, base) })
 	return nil
+}
+
+// unname takes a name from a file; the last one takes the content with it. The caller holds mu.
+func (m *Mem) unname(n *memNode) {
+	if n.names--; n.names == 0 {
+		m.used -= int64(len(n.now))
+	}
 }
 
 func (m *Mem) hasSubdir(dir string) bool {
@@ -154,10 +162,39 @@ func (m *Mem) Rename(oldname, newname string) error {
 		return pathError("rename", oldname, fs.ErrNotExist)
 	}
 	to := path.Base(newname)
-	if over := d.now[to]; over != nil && over != n {
-		m.used -= int64(len(over.now))
+	over := d.now[to]
+	if over == n {
+		return nil // rename(2): two names of one file stay
+	}
+	if over != nil {
+		m.unname(over)
 	}
 	d.change(func(names map[string]*memNode) { delete(names, from); names[to] = n })
+	return nil
+}
+
+// Link implements FS. The new name is durable after SyncDir on its folder, the content after File.Sync by
+// whichever name.
+func (m *Mem) Link(oldname, newname string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	from, old, err := m.find("link", oldname)
+	if err != nil {
+		return err
+	}
+	to, base, err := m.find("link", newname)
+	if err != nil {
+		return err
+	}
+	n := from.now[old]
+	if n == nil {
+		return pathError("link", oldname, fs.ErrNotExist)
+	}
+	if _, ok := to.now[base]; ok || m.dirs[path.Clean("/"+newname)] != nil {
+		return pathError("link", newname, fs.ErrExist)
+	}
+	n.names++
+	to.change(func(names map[string]*memNode) { names[base] = n })
 	return nil
 }
 
@@ -260,6 +297,7 @@ func (m *Mem) CrashClone(rng *rand.Rand) *Mem {
 				nodes[node] = node.crash(rng)
 				clone.used += int64(len(nodes[node].now))
 			}
+			nodes[node].names++
 			c.now[n], c.durable[n] = nodes[node], nodes[node]
 		}
 		clone.dirs[p] = c

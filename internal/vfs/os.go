@@ -1,12 +1,15 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
 
 	"golang.org/x/sys/unix"
+
+	"livemount/internal/errs"
 )
 
 // OS is the machine's file system.
@@ -42,6 +45,15 @@ func (OS) Rename(oldname, newname string) error {
 		return ErrNoSyncDir
 	}
 	return os.Rename(oldname, newname)
+}
+
+// Link implements FS.
+func (OS) Link(oldname, newname string) error {
+	err := os.Link(oldname, newname)
+	if errors.Is(err, unix.EXDEV) {
+		return errs.As(errs.Invalid, err)
+	}
+	return err
 }
 
 // MkdirAll implements FS.

@@ -25,6 +25,9 @@ type FS interface {
 	Remove(name string) error
 	// Rename replaces newname, in the same folder, in one step.
 	Rename(oldname, newname string) error
+	// Link gives a file a second name, in any folder of the same file system (else Invalid); it fails with
+	// Exists when the name is taken. The file is there until its last name is removed.
+	Link(oldname, newname string) error
 	// MkdirAll makes a folder and those above it.
 	MkdirAll(name string) error
 	// List returns the sorted names in a folder.
