@@ -1,9 +1,15 @@
 // Package image reads disk images as block devices: what is to be backed up, or looked into.
 //
 // A Raw is the bytes of a regular file or of a block device, from the first to the last, with the holes
-// that the file system knows of. Nothing is ever written. An image that changes while it is open gives an
-// error (Check, or ReadAt when it shrank) and never bytes that were invented; whoever backs up a disk in
-// use takes a snapshot of it first.
+// that the file system knows of. A Qcow2 is the disk inside a qcow2 image and the images behind it. Nothing
+// is ever written. An image that changes while it is open gives an error (Check, or ReadAt when it shrank)
+// and never bytes that were invented; whoever backs up a disk in use takes a snapshot of it first.
+//
+// The bytes of an image come from a guest, or from somebody who wants to harm us: they never decide what
+// format an image has (Open), which file is opened (Qcow2Options), how much memory is taken or how long a
+// call runs. A damaged structure is an error of kind Corrupt.
+//
+// AsQcow2 is the other direction: any disk as the bytes of a qcow2 file.
 package image
 
 import (
@@ -18,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"livemount/blockdev"
+	"livemount/internal/clock"
 	"livemount/internal/errs"
 )
 
@@ -29,6 +36,8 @@ type Raw struct {
 	size   int64 // bytes, as of the open
 	mtime  time.Time
 	dev    bool // a block device
+	stamp  stamp
+	note   string // for people, about how the image was opened
 	// noSeek is set when the file system knows no SEEK_DATA: from then on everything is Data.
 	noSeek atomic.Bool
 }
@@ -37,7 +46,9 @@ var _ blockdev.Reader = (*Raw)(nil)
 
 // OpenRaw opens a regular file or a block device. It never waits for a peer: a folder, FIFO, socket or
 // character device is Invalid. A missing path is NotFound, one that may not be read Denied.
-func OpenRaw(path string) (*Raw, error) {
+func OpenRaw(path string) (*Raw, error) { return openRaw(path, clock.System{}) }
+
+func openRaw(path string, clk clock.Clock) (*Raw, error) {
 	// Opening a device can have effects (a watchdog starts, a tape rewinds), so look before. The second
 	// look, at what was opened, closes the race.
 	st, err := os.Stat(path)
@@ -51,14 +62,15 @@ func OpenRaw(path string) (*Raw, error) {
 	if err != nil {
 		return nil, readError(path, err)
 	}
-	r, err := newRaw(f, path)
+	r, err := newRaw(f, path, clk)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return r, nil
 }
 
-func newRaw(f *os.File, path string) (*Raw, error) {
+func newRaw(f *os.File, path string, clk clock.Clock) (*Raw, error) {
+	now := clk.Now() // before the look at the file, see stampOf
 	st, err := f.Stat()
 	if err != nil {
 		return nil, readError(path, err)
@@ -74,6 +86,7 @@ func newRaw(f *os.File, path string) (*Raw, error) {
 	// MB/s without, 1,760 with). What does not know it reads as well without.
 	_ = r.control(func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_SEQUENTIAL) })
 	r.direct = openDirect(path, f)
+	r.stamp = r.stampOf(st, now)
 	return r, nil
 }
 
@@ -127,6 +140,18 @@ func (r *Raw) ReadAt(ctx context.Context, p []byte, off int64) error {
 	}
 }
 
+// readPadded is ReadAt that takes what lies behind the end of the file for zeroes. off is not negative.
+func (r *Raw) readPadded(ctx context.Context, p []byte, off int64) error {
+	n := max(0, min(int64(len(p)), r.size-off))
+	if n > 0 {
+		if err := r.ReadAt(ctx, p[:n], off); err != nil {
+			return err
+		}
+	}
+	clear(p[n:])
+	return nil
+}
+
 func (r *Raw) shrunk(at int64) error {
 	now, err := r.sizeNow()
 	if err != nil {
@@ -158,7 +183,9 @@ func (r *Raw) Check(ctx context.Context) error {
 
 // Changed is a note for people when something points to writes while the image was open, else "". A block
 // device shows only that its name is gone.
-func (r *Raw) Changed() string {
+func (r *Raw) Changed() string { return joinNotes(r.note, r.changedNow()) }
+
+func (r *Raw) changedNow() string {
 	named, err := os.Stat(r.path)
 	if err != nil {
 		return "the name " + r.path + " is gone since it was opened"

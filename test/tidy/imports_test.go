@@ -20,7 +20,7 @@ func table() map[string][]string {
 		// The waist and what is made of it. Nothing here knows the chain.
 		"blockdev":           {"internal/errs"},
 		"blockdev/blocktest": {"blockdev", "internal/errs"},
-		"blockdev/image":     {"blockdev", "internal/errs"},
+		"blockdev/image":     {"blockdev", "internal/cache", "internal/clock", "internal/errs"},
 		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs"},
 		"blockdev/nbd":       {"blockdev", "internal/clock", "internal/errs"},
 
@@ -52,7 +52,7 @@ func doors() map[string][]string {
 		"github.com/dgraph-io/badger":    {"internal/kv"},
 		"github.com/dgraph-io/ristretto": {"internal/kv"},
 		"github.com/hanwen/go-fuse":      {"fs/fusefs"},
-		"github.com/klauspost/compress":  {"snapshotchain/chunkstore"},
+		"github.com/klauspost/compress":  {"blockdev/image", "snapshotchain/chunkstore"}, // image: compressed clusters
 		"github.com/spf13/cobra":         {"mountctl", "server/daemon"},
 		"github.com/vmware/govmomi":      {"vsphere"},
 		"github.com/tidwall/btree":       {"blockdev/overlay"},
