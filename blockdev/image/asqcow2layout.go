@@ -136,10 +136,14 @@ func (y *layout) groupMap(ctx context.Context, r blockdev.Reader, g int) (*group
 	})
 }
 
-// set marks the clusters that [off, off+n) touches.
+// set marks the clusters that [off, off+n) touches, a word at a time.
 func (m *groupMap) set(off, n int64) {
-	for c := off >> outBits; c<<outBits < off+n; c++ {
-		m[c/64] |= 1 << (c % 64)
+	for c, end := off>>outBits, (off+n+outCluster-1)>>outBits; c < end; c = c&^63 + 64 {
+		word := ^uint64(0) << (c % 64)
+		if end < c&^63+64 {
+			word &= 1<<(end%64) - 1
+		}
+		m[c/64] |= word
 	}
 }
 
