@@ -68,6 +68,10 @@ func sparseFile(t *testing.T, size int64, at ...int64) string {
 func TestAsQcow2IsWhatQemuCallsClean(t *testing.T) {
 	qemuTools(t)
 	const mib, gib = 1 << 20, 1 << 30
+	var anywhere []int64
+	for r := seeded(t); len(anywhere) < 100; {
+		anywhere = append(anywhere, r.Int64N(3*gib-70_001))
+	}
 	for _, c := range []struct {
 		name string
 		size int64
@@ -78,6 +82,7 @@ func TestAsQcow2IsWhatQemuCallsClean(t *testing.T) {
 		{"OddSize", 3*mib + 513, []int64{0, mib + 5, 3 * mib}},
 		{"NoData", 700 * mib, nil},
 		{"ManyGroups", 5 * gib, []int64{0, 512*mib - 7, 1500 * mib, 5*gib - 70_001}},
+		{"Anywhere", 3 * gib, anywhere},
 		{"OneTiB", 1 << 40, []int64{0, 1 << 38, 1<<40 - 100}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 )
 
 // fuzzBytes bounds how much of a disk is looked at: a small file can say that it holds 64 TiB.
-const fuzzBytes = 1 << 20
+const fuzzBytes = 64 << 10
 
 // FuzzQcow2 opens arbitrary bytes as an image. Whatever they are, an error is of a kind that somebody can
 // act on, what is called a hole is zeroes, and two reads give the same.

@@ -9,9 +9,13 @@ import (
 	"time"
 
 	"livemount/blockdev/image"
+	"livemount/ingest"
 	"livemount/internal/clock"
 	"livemount/internal/errs"
 )
+
+// What is opened here can be backed up.
+var _ ingest.Source = image.Source(nil)
 
 // later is a clock that is ahead, so that files that were just written have settled.
 func later() clock.Clock { return &clock.Fixed{T: time.Now().Add(time.Minute)} }
