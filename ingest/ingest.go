@@ -134,13 +134,13 @@ func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotch
 	return d.Source.Changed(), nil
 }
 
-// maxRanges bounds a list of changed extents.
-const maxRanges = 1 << 20
+// MaxRanges bounds a list of changed extents.
+const MaxRanges = 1 << 20
 
 // CheckRanges returns an Invalid error unless the ranges ascend, do not overlap and lie inside the disk.
 func CheckRanges(ranges []snapshotchain.ByteRange, size int64) error {
-	if len(ranges) > maxRanges {
-		return errs.WithTry(errs.New(errs.Invalid, "%d extents; at most %d", len(ranges), maxRanges),
+	if len(ranges) > MaxRanges {
+		return errs.WithTry(errs.New(errs.Invalid, "%d extents; at most %d", len(ranges), MaxRanges),
 			"join neighbours, or leave the list out: then all is compared")
 	}
 	end := int64(0)

@@ -60,10 +60,15 @@ func (a *app) backup(ctx context.Context, vm string, f *backupFlags) error {
 	if err := a.call(ctx, "POST", "/v1/backups", nil, req, &j); err != nil {
 		return err
 	}
-	if f.detach {
-		return a.show(&j, func(w io.Writer) { fmt.Fprintf(w, "job %s\n", j.Job) })
+	return a.followBackup(ctx, &j, f.detach)
+}
+
+// followBackup waits for a job that makes a point, and shows that.
+func (a *app) followBackup(ctx context.Context, j *api.Job, detach bool) error {
+	if detach {
+		return a.show(j, func(w io.Writer) { fmt.Fprintf(w, "job %s\n", j.Job) })
 	}
-	if err := a.follow(ctx, &j); err != nil {
+	if err := a.follow(ctx, j); err != nil {
 		return err
 	}
 	return a.show(j.Result, func(w io.Writer) { backupTable(w, j.Result) })

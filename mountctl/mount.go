@@ -150,7 +150,7 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 		return a.show(m, func(w io.Writer) { fmt.Fprintln(w, whatGoes(m, req)) })
 	}
 	if !req.Keep && !yes && (m.Modified || m.State == "failed") && !m.ReadOnly {
-		if err := a.confirm(whatGoes(m, req)); err != nil {
+		if err := a.confirm(whatGoes(m, req), "--yes, or --keep", "Discard it?"); err != nil {
 			return err
 		}
 	}
@@ -196,8 +196,12 @@ func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 	var found []*api.Mount
 	for i := range v.Mounts {
 		m := &v.Mounts[i]
-		// A folder means what is mounted there now, never a mount that was kept and had it before.
-		if strings.HasPrefix(m.Mount, strings.ToLower(name)) || (m.Path == abs && m.State == "mounted") {
+		// A folder means what is mounted there now, never a mount that was kept and had it before. It may look
+		// like the beginning of an id.
+		if m.Path == abs && m.State == "mounted" {
+			return m, nil
+		}
+		if strings.HasPrefix(m.Mount, strings.ToLower(name)) {
 			found = append(found, m)
 		}
 	}
@@ -211,14 +215,14 @@ func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 	}
 }
 
-// confirm asks a person. Without one there to answer, --yes is needed.
-func (a *app) confirm(what string) error {
+// confirm asks a person. Without one there to answer, a flag is needed: try names it.
+func (a *app) confirm(what, try, question string) error {
 	fmt.Fprintln(a.err, what+".")
 	f, ok := a.in.(*os.File)
 	if !ok || !isTerminal(f) {
-		return errs.WithTry(errs.New(errs.Invalid, "nobody is there to confirm"), "--yes, or --keep")
+		return errs.WithTry(errs.New(errs.Invalid, "nobody is there to confirm"), "%s", try)
 	}
-	fmt.Fprint(a.err, "Discard it? [y/N] ")
+	fmt.Fprint(a.err, question+" [y/N] ")
 	line, err := bufio.NewReader(a.in).ReadString('\n')
 	if err != nil && err != io.EOF {
 		return err

@@ -117,7 +117,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		"mount": a.completeVMs("@", cobra.ShellCompDirectiveFilterDirs), "unmount": a.completeMounts,
 	}
 	for _, c := range []*cobra.Command{
-		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.mountCmd(), a.mountsCmd(), a.unmountCmd(), a.jobsCmd(), a.statusCmd(),
+		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.mountsCmd(), a.unmountCmd(), a.commitCmd(), a.forkCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes
 		c.ValidArgsFunction = complete[c.Name()]

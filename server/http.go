@@ -36,6 +36,10 @@ func (s *Server) handler() http.Handler {
 		"GET /v1/mounts/{id}":          s.getMount,
 		"POST /v1/mounts/{id}/unmount": s.postUnmount,
 		"POST /v1/mounts/{id}/resume":  s.postResume,
+		"POST /v1/mounts/{id}/commit":  s.postCommit,
+		"POST /v1/mounts/{id}/fork":    s.postFork,
+		"POST /v1/vms/{name}/rename":   s.postRename,
+		"POST /v1/vms/{name}/remove":   s.postRemove,
 	} {
 		mux.Handle(pattern, s.wrap(h))
 	}
@@ -177,6 +181,9 @@ func (s *Server) getVMs(*http.Request) (int, any, error) {
 		v := api.VM{
 			VM: vm.Name, ID: vm.ID.String(), Points: int(vm.Points), Latest: vm.Latest.String(), LatestTime: vm.Time,
 			Created: vm.Created, Disks: []string{},
+		}
+		if of, err := s.store.VMByID(vm.Of); err == nil {
+			v.BranchOf = of.Name
 		}
 		for _, d := range vm.Disks {
 			v.Disks = append(v.Disks, d.Name)

@@ -266,9 +266,12 @@ func (m *mount) view() api.Mount {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := api.Mount{
-		Mount: m.rec.ID.String(), VM: m.rec.VM, Point: m.rec.Point.String(), PointTime: m.rec.PointTime,
+		Mount: m.rec.ID.String(), VM: m.s.nameOf(m.rec), Point: m.rec.Point.String(), PointTime: m.rec.PointTime,
 		Path: m.rec.Path, State: m.rec.State, ReadOnly: m.rec.ReadOnly, Created: m.rec.Created, Disks: []api.MountDisk{},
 		ElapsedSeconds: m.elapsed.Seconds(), OverlayBytes: m.rec.Overlay, WrittenBytes: m.rec.Written, Modified: m.rec.Modified,
+	}
+	if m.rec.Origin != 0 {
+		v.ForkedFrom = m.rec.Origin.String()
 	}
 	for _, d := range m.rec.Disks {
 		v.Disks = append(v.Disks, api.MountDisk{

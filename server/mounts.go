@@ -301,7 +301,7 @@ func (s *Server) restoreDir(ctx context.Context, name string) error {
 	if rec.ID.String() != name {
 		return errs.New(errs.Corrupt, "mount record in %s is that of mount %s; the folder is left alone", dir, rec.ID)
 	}
-	if rec.State == stateDiscarded {
+	if rec.State == stateDiscarded || rec.State == stateForking {
 		return vfs.RemoveAll(vfs.OS{}, dir)
 	}
 	if bad != nil {

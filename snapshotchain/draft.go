@@ -45,11 +45,11 @@ func (s *Store) Begin(ctx context.Context, vm string, disks []DiskSpec) (*Draft,
 type Branch struct {
 	VM     VMID    // that it belongs to
 	Name   string  // VM:BRANCH
-	Parent PointID // what its first point stands on
+	Parent PointID // what the draft's point stands on: the newest of the branch, or where it begins
 }
 
 // BeginBranch starts a draft for a branch, which begins with the bases of the disks when it has no points
-// yet.
+// yet. Exists when the newest point of the branch is not the parent.
 func (s *Store) BeginBranch(ctx context.Context, b Branch, disks []DiskSpec) (*Draft, error) {
 	_, name, _ := strings.Cut(b.Name, ":")
 	if err := CheckBranchName(name); err != nil {
@@ -119,6 +119,9 @@ func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskS
 			vm.Of, vm.Latest = b.VM, b.Parent
 		}
 	}
+	if err == nil && b != nil {
+		err = s.checkBranch(&vm, b)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +150,21 @@ func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskS
 	}
 	d.writer = s.chunks.NewWriter(o.Draft)
 	return d, nil
+}
+
+// checkBranch makes sure that the branch is what the caller took it for.
+func (s *Store) checkBranch(vm *VM, b *Branch) error {
+	of, err := s.VMByID(b.VM)
+	if err != nil {
+		return err
+	}
+	if name, _, _ := strings.Cut(b.Name, ":"); of.Name != name || vm.Of != b.VM {
+		return errs.New(errs.Busy, "%s is being renamed", b.Name)
+	}
+	if vm.Latest != b.Parent {
+		return errs.WithTry(errs.New(errs.Exists, "branch %s has points that this does not stand on", b.Name), "another name")
+	}
+	return nil
 }
 
 // newest returns the newest point of a VM; one without disks when there is none.

@@ -213,6 +213,16 @@ func (s *Store) VM(name string) (VM, error) {
 	return VM{}, errs.WithTry(errs.New(errs.NotFound, "no VM is named %q", name), "mountctl vms")
 }
 
+// VMByID returns the VM or branch with this id.
+func (s *Store) VMByID(id VMID) (VM, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if v := s.cat.vms[id]; v != nil {
+		return *v, nil
+	}
+	return VM{}, errs.WithTry(errs.New(errs.NotFound, "VM %s is not there any more", id), "mountctl vms")
+}
+
 func (c *catalog) find(name string) *VM {
 	for _, v := range c.vms {
 		if v.Name == name {

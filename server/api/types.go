@@ -69,6 +69,29 @@ type VM struct {
 	Latest     string    `json:"latest"`
 	LatestTime time.Time `json:"latest_time"`
 	Created    time.Time `json:"created"`
+	BranchOf   string    `json:"branch_of,omitempty"` // the VM that this branch belongs to
+}
+
+// RenameRequest is the body of POST /v1/vms/NAME/rename.
+type RenameRequest struct {
+	Name string `json:"name"`
+}
+
+// RemoveRequest is the body of POST /v1/vms/NAME/remove. NAME is a VM, or a branch as VM:BRANCH.
+type RemoveRequest struct {
+	DryRun bool `json:"dry_run,omitempty"` // only tells what would go
+}
+
+// Removed tells what goes, or went, with a VM.
+type Removed struct {
+	VM        string    `json:"vm"`
+	Branches  []string  `json:"branches"` // whole names
+	Points    int       `json:"points"`   // of all of them
+	DataBytes int64     `json:"data_bytes"`
+	Oldest    time.Time `json:"oldest"`
+	Newest    time.Time `json:"newest"`
+	Mounts    []string  `json:"mounts"` // they must be unmounted first
+	Removed   bool      `json:"removed"`
 }
 
 // VMs is the body of GET /v1/vms.
@@ -121,6 +144,16 @@ type UnmountRequest struct {
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
+// CommitRequest is the body of POST /v1/mounts/ID/commit; the answer is a job.
+type CommitRequest struct {
+	Branch string `json:"branch"`
+}
+
+// ForkRequest is the body of POST /v1/mounts/ID/fork; the answer is the new mount.
+type ForkRequest struct {
+	Path string `json:"path"`
+}
+
 // Mount is a point that is, or was, mounted.
 type Mount struct {
 	Mount          string      `json:"mount"`
@@ -133,8 +166,9 @@ type Mount struct {
 	ReadOnly       bool        `json:"read_only"`
 	Disks          []MountDisk `json:"disks"`
 	Created        time.Time   `json:"created"`
-	OverlayBytes   int64       `json:"overlay_bytes"`   // what it takes on disk
-	WrittenBytes   int64       `json:"written_bytes"`   // data that differs from the point
+	OverlayBytes   int64       `json:"overlay_bytes"` // what it takes on disk
+	WrittenBytes   int64       `json:"written_bytes"` // data that differs from the point
+	ForkedFrom     string      `json:"forked_from,omitempty"`
 	Modified       bool        `json:"modified"`        // something differs from the point, be it only zeroes
 	ElapsedSeconds float64     `json:"elapsed_seconds"` // that it took to mount, the last time
 }

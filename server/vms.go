@@ -1,0 +1,97 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"livemount/internal/errs"
+	"livemount/server/api"
+	"livemount/snapshotchain"
+)
+
+func (s *Server) postRename(r *http.Request) (int, any, error) {
+	var req api.RenameRequest
+	if err := body(r, &req); err != nil {
+		return 0, nil, err
+	}
+	old := r.PathValue("name")
+	if strings.Contains(old, ":") {
+		return 0, nil, errs.New(errs.Invalid, "%s is a branch: it keeps its name behind that of its VM", old)
+	}
+	if err := s.store.Rename(r.Context(), old, req.Name); err != nil {
+		return 0, nil, err
+	}
+	s.log.Info("vm renamed", "vm", old, "name", req.Name)
+	return s.getVMs(r)
+}
+
+// postRemove makes a VM, or a branch, go with all its points, or tells what would go.
+func (s *Server) postRemove(r *http.Request) (int, any, error) {
+	var req api.RemoveRequest
+	if err := body(r, &req); err != nil {
+		return 0, nil, err
+	}
+	name := r.PathValue("name")
+	what, err := s.whatGoes(r.Context(), name)
+	if err != nil || req.DryRun {
+		return http.StatusOK, what, err
+	}
+	if len(what.Mounts) > 0 {
+		return 0, nil, errs.WithTry(errs.New(errs.Busy, "remove %s: mounts stand on it: %s", name, strings.Join(what.Mounts, ", ")),
+			"mountctl unmount %s", what.Mounts[0])
+	}
+	if err := s.store.Remove(r.Context(), name); err != nil {
+		return 0, nil, err
+	}
+	s.log.Info("vm removed", "vm", name, "points", what.Points)
+	what.Removed = true
+	return http.StatusOK, what, nil
+}
+
+func (s *Server) whatGoes(ctx context.Context, name string) (*api.Removed, error) {
+	vm, err := s.store.VM(name)
+	if err != nil {
+		return nil, err
+	}
+	what := &api.Removed{VM: name, Branches: []string{}, Mounts: []string{}}
+	gone := map[snapshotchain.VMID]bool{}
+	for _, v := range s.store.VMs() {
+		if v.ID != vm.ID && v.Of != vm.ID {
+			continue
+		}
+		gone[v.ID] = true
+		if v.ID != vm.ID {
+			what.Branches = append(what.Branches, v.Name)
+		}
+		points, err := s.store.Points(ctx, &v)
+		if err != nil {
+			return nil, err
+		}
+		addPoints(what, points)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, m := range s.mounts {
+		if gone[m.rec.VMID] {
+			what.Mounts = append(what.Mounts, id.String())
+		}
+	}
+	return what, nil
+}
+
+func addPoints(what *api.Removed, points []snapshotchain.Point) {
+	for i := range points {
+		p := &points[i]
+		if what.Points == 0 || p.Time.Before(what.Oldest) {
+			what.Oldest = p.Time
+		}
+		if p.Time.After(what.Newest) {
+			what.Newest = p.Time
+		}
+		what.Points++
+		for j := range p.Disks {
+			what.DataBytes += p.Disks[j].DataBytes
+		}
+	}
+}
