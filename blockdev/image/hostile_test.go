@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -237,16 +238,24 @@ func TestHostileImagesAreRefused(t *testing.T) {
 
 func TestHarmlessImagesAreRead(t *testing.T) {
 	for name, edit := range map[string]func([]byte) []byte{
-		"L2PointsToItself":  func(b []byte) []byte { put64(b, craftL2, craftL2|1<<63); return b },
-		"L1IsItsOwnL2":      edit64(craftL1, craftL1|1<<63),
-		"DeflateBombIsCut":  func(b []byte) []byte { copy(b[craftPacked:craftCounts], deflated(400<<10)); return b },
-		"TwoZstdFrames":     zstdImage(append(zstandard(256), zstandard(256)...)),
+		"L2PointsToItself": func(b []byte) []byte { put64(b, craftL2, craftL2|1<<63); return b },
+		"L1IsItsOwnL2":     edit64(craftL1, craftL1|1<<63),
+		"DeflateBombIsCut": func(b []byte) []byte { copy(b[craftPacked:craftCounts], deflated(400<<10)); return b },
+		"TwoZstdFrames":    zstdImage(append(zstandard(256), zstandard(256)...)),
+		// A window of 128 MiB, one block of 512 equal bytes: the window takes no memory.
+		"ZstdLargeWindow":   zstdImage([]byte("\x28\xb5\x2f\xfd\x00\x88\x03\x10\x00\x00")),
 		"ZstdBeforeGarbage": zstdImage(append(zstandard(512), 0xff, 0xff, 0xff)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := openQcow2(t, writeImage(t, edit(craft())))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			if err := q.ReadAt(t.Context(), make([]byte, 1024), 0); err != nil {
 				t.Error(err)
+			}
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20 {
+				t.Errorf("it took %d bytes of memory", n)
 			}
 		})
 	}

@@ -138,7 +138,7 @@ func (l *layer) l2(ctx context.Context, off int64) ([]byte, error) {
 	case table%h.cluster() != 0:
 		return nil, damaged(l.file.path, "the L2 table for offset %d at %d is not at the start of a cluster", off, table)
 	case table > l.file.size-h.cluster():
-		return nil, damaged(l.file.path, "the L2 table for offset %d at %d ends behind the end of the file at %d", off, table, l.file.size)
+		return nil, l.file.outside("the L2 table for offset %d at %d", off, table)
 	}
 	at := off % h.covered() >> h.clusterBits * h.entryBytes()
 	b, err = l.table(ctx, table+at)
@@ -225,7 +225,16 @@ func (l *layer) checkHost(host, cluster, off int64) error {
 	case l.head.has(featureDataFile) && host != cluster:
 		return damaged(l.file.path, "the cluster for offset %d is at %d of the external data file, not at %d", off, host, cluster)
 	case host >= l.data.size:
-		return damaged(l.file.path, "the cluster for offset %d at %d is behind the end of %s at %d", off, host, l.data.path, l.data.size)
+		return l.data.outside("the cluster for offset %d at %d", off, host)
 	}
 	return nil
+}
+
+// outside is the error for a place behind the end of the file, which is damage unless the file was written
+// since it was opened.
+func (r *Raw) outside(format string, args ...any) error {
+	if err := r.Check(context.Background()); err != nil {
+		return err
+	}
+	return damaged(r.path, format+" ends behind the end of the file at %d", append(args, r.size)...)
 }

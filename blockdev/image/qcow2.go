@@ -110,6 +110,13 @@ func (q *Qcow2) files(f func(*Raw)) {
 	}
 }
 
+// Files lists the paths of all files that are read, the image first.
+func (q *Qcow2) Files() []string {
+	var list []string
+	q.files(func(r *Raw) { list = append(list, r.path) })
+	return list
+}
+
 // Check says whether what was read can be trusted to be one image: no file of the chain has another size
 // than when it was opened.
 func (q *Qcow2) Check(ctx context.Context) error {

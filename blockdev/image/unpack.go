@@ -30,8 +30,9 @@ type packed struct {
 }
 
 func newUnpacker() (*unpacker, error) {
+	// The room for the output is the bound. The largest window is only a number then; it is that of libzstd.
 	d, err := zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(2<<clusterBits1), zstd.WithDecoderMaxWindow(128<<20))
+		zstd.WithDecoderMaxMemory(128<<20))
 	if err != nil {
 		return nil, fmt.Errorf("zstd decoder: %w", err)
 	}
@@ -71,7 +72,7 @@ func (u *unpacker) decode(ctx context.Context, r run, p []byte) error {
 	l := r.layer
 	off, n := l.place(r.entry)
 	if off >= l.file.size {
-		return damaged(l.file.path, "a compressed cluster at %d is behind the end of the file at %d", off, l.file.size)
+		return l.file.outside("a compressed cluster at %d", off)
 	}
 	buf := u.buffer(n)
 	defer u.input.Put(buf)
