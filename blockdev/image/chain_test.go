@@ -40,6 +40,7 @@ func TestQcow2ReadsThroughBackingFiles(t *testing.T) {
 			top := overlay(t, filepath.Join(dir, "top.qcow2"), middle, "qcow2", "-o", c.topOpt, c.sizes[2])
 			qio(t, top, "qcow2", scribble(r, 900<<10, 4)...)
 			conforms(t, top)
+			mapped(t, top)
 		})
 	}
 }
