@@ -121,6 +121,10 @@ func TestQcow2FollowsOnlyWhatItMay(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	const null = 1<<8 | 3
+	if err := syscall.Mknod(filepath.Join(dir, "device"), syscall.S_IFCHR|0o600, null); err != nil {
+		t.Fatalf("mknod: %v (needs root)", err)
+	}
 	for link, to := range map[string]string{"leads-in": filepath.Join(dir, "base.raw"), "leads-out": "../out/secret.raw", "away": other, "null": "/dev/null"} {
 		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
@@ -145,6 +149,7 @@ func TestQcow2FollowsOnlyWhatItMay(t *testing.T) {
 		{"/etc/passwd", errs.Denied},
 		{"none.raw", errs.NotFound},
 		{"fifo", errs.Invalid},
+		{"device", errs.Invalid},
 		{"sub", errs.Invalid},
 		{"json:{\"file\":\"base.raw\"}", errs.Invalid},
 		{"nbd://host/disk", errs.Invalid},

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settleTime is how long a file must have been left alone before it was opened, so that a later write is
-// seen in its times: the kernel stamps files with a clock that ticks some 4 to 10 ms, some file systems with
-// one of 1 or 2 s.
-const settleTime = 2 * time.Second
+// SettleTime is how long a file must have been left alone before it is opened, so that it has an Identity
+// and a later write is seen in its times: the kernel stamps files with a clock that ticks each 4 to 10 ms,
+// some file systems with one of 1 or 2 s. Whoever has just taken a snapshot waits so long.
+const SettleTime = 2 * time.Second
 
 // stamp is what changes with the content of a file.
 type stamp struct {
@@ -24,7 +24,7 @@ type stamp struct {
 }
 
 // stampOf looks at the open file. now is the time before st was taken: what is written after that and gives
-// the file the same times again must have come in the same tick, so times that are older than settleTime
+// the file the same times again must have come in the same tick, so times that are older than SettleTime
 // cannot come again. Devices have no times of their content. A network or FUSE file system answers from a
 // cache, or by the clock of another machine.
 func (r *Raw) stampOf(st os.FileInfo, now time.Time) stamp {
@@ -33,7 +33,7 @@ func (r *Raw) stampOf(st os.FileInfo, now time.Time) stamp {
 		return stamp{}
 	}
 	s := stampNow(sys)
-	s.ok = now.UnixNano()-max(s.mtime, s.ctime) >= int64(settleTime)
+	s.ok = now.UnixNano()-max(s.mtime, s.ctime) >= int64(SettleTime)
 	return s
 }
 
