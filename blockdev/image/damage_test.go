@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestDamagedImagesReadAsQemuOrNotAtAll(t *testing.T) {
 		sound = append(sound, b)
 	}
 	read := 0
-	for range harness.Soak(40, 2000) {
+	for range harness.Soak(60, 2000) {
 		b := bytes.Clone(sound[r.IntN(len(sound))])
 		flip(r, b)
 		if readsAlike(t, filepath.Join(dir, "damaged.qcow2"), b) {
@@ -43,14 +44,14 @@ func TestDamagedImagesReadAsQemuOrNotAtAll(t *testing.T) {
 	t.Logf("%d could be read", read)
 }
 
-// flip damages up to three bytes, mostly near the start, where the tables are.
+// flip damages up to three bytes: of the header, of the L1 table, of the first L2 table, or anywhere.
 func flip(r *rand.Rand, b []byte) {
+	l1 := int(binary.BigEndian.Uint64(b[40:]))
+	l2 := int(binary.BigEndian.Uint64(b[l1:]) << 8 >> 8)
+	parts := [][2]int{{0, 112}, {l1, 8 * int(binary.BigEndian.Uint32(b[36:]))}, {l2, 512}, {0, len(b)}}
 	for range 1 + r.IntN(3) {
-		end := len(b)
-		if r.IntN(3) > 0 {
-			end = min(end, 8<<10)
-		}
-		b[r.IntN(end)] ^= 1 << r.IntN(8)
+		part := parts[r.IntN(len(parts))]
+		b[part[0]+r.IntN(part[1])] ^= 1 << r.IntN(8)
 	}
 }
 
