@@ -181,13 +181,36 @@ func (k *DraftDisk) version(ctx context.Context, n uint32, runs []Run) (*leaf, e
 		return nil, err
 	}
 	if old.depth < maxDepth {
-		return &leaf{depth: old.depth + 1, prev: prev, runs: runs}, nil
+		return k.delta(ctx, n, runs, prev, old)
 	}
 	before, err := k.parent.leaf(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	return &leaf{full: true, prev: prev, runs: flatten([]*leaf{{runs: runs}, {runs: before}})}, nil
+}
+
+// delta makes the version behind old, which is prev's: with what changed in as many versions as its depth
+// says.
+func (k *DraftDisk) delta(ctx context.Context, n uint32, runs []Run, prev Seq, old *leaf) (*leaf, error) {
+	depth := int(old.depth) + 1
+	versions := []*leaf{{runs: runs}}
+	for left := spanOf(depth) - 1; left > 0; {
+		versions = append(versions, old)
+		left -= spanOf(int(old.depth))
+		prev = old.prev
+		if left == 0 {
+			break
+		}
+		var err error
+		if old, err = k.d.s.leafVersion(ctx, k.lineage, n, prev); err != nil {
+			return nil, err
+		}
+		if old.full || spanOf(int(old.depth)) > left {
+			return nil, errs.New(errs.Corrupt, "leaf %d of lineage %s, point %d: depth %d is not what follows it", n, k.lineage, prev, old.depth)
+		}
+	}
+	return &leaf{depth: uint8(depth), prev: prev, runs: merge(versions)}, nil
 }
 
 // firstVersion makes the first version of a leaf in this lineage: with what the base shows there.

@@ -14,8 +14,13 @@ const (
 	LeafBytes = LeafPages * blockdev.PageSize
 )
 
-// maxDepth bounds the versions that a lookup walks: a full one and this many deltas.
-const maxDepth = 15
+// maxDepth is how many deltas follow a full version. The i-th of them says what changed in the last 2^k
+// versions, 2^k being the largest power of two that divides i (the tree of Fenwick, "A new data structure for
+// cumulative frequency tables", 1994), so a lookup walks at most 7 versions.
+const maxDepth = 63
+
+// spanOf is how many versions the delta of this depth covers.
+func spanOf(depth int) int { return depth & -depth }
 
 // Run maps adjoining pages of a leaf to adjoining pages of a chunk, or, when Ptr.Container is 0, to zeroes.
 type Run struct {
@@ -34,7 +39,7 @@ func (r Run) end() int { return int(r.Page) + int(r.Len) }
 // what changed since the version prev of the same lineage.
 type leaf struct {
 	full  bool
-	depth uint8 // deltas to walk until the full version
+	depth uint8 // versions since the full one
 	prev  Seq
 	runs  []Run // by page, not overlapping
 }
@@ -155,7 +160,12 @@ func (d *varints) int() int64 {
 }
 
 // flatten resolves versions, newest first, to the runs of data that a reader sees, by page.
-func flatten(versions []*leaf) []Run {
+func flatten(versions []*leaf) []Run { return resolve(versions, false) }
+
+// merge resolves deltas, newest first, to one, which says also what became zeroes.
+func merge(versions []*leaf) []Run { return resolve(versions, true) }
+
+func resolve(versions []*leaf, zeroes bool) []Run {
 	var owner [LeafPages]int32 // 1 + index into all; 0 is nobody yet
 	var all []Run
 	for _, v := range versions {
@@ -168,20 +178,24 @@ func flatten(versions []*leaf) []Run {
 			}
 		}
 	}
-	return gather(&owner, all)
+	return gather(&owner, all, zeroes)
 }
 
-func gather(owner *[LeafPages]int32, all []Run) []Run {
+func gather(owner *[LeafPages]int32, all []Run, zeroes bool) []Run {
 	var out []Run
 	for p := 0; p < LeafPages; {
 		o := owner[p]
 		start := p
 		for p++; p < LeafPages && owner[p] == o; p++ {
 		}
-		if o == 0 || all[o-1].IsZero() {
+		if o == 0 || (all[o-1].IsZero() && !zeroes) {
 			continue
 		}
 		src := all[o-1]
+		if src.IsZero() {
+			out = append(out, Run{Page: uint16(start), Len: uint16(p - start)})
+			continue
+		}
 		out = append(out, Run{
 			Page: uint16(start), Len: uint16(p - start), First: src.First + uint16(start) - src.Page, Ptr: src.Ptr,
 		})

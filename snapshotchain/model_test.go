@@ -314,7 +314,8 @@ func (m *machine) request(name string) ingest.Request {
 		m.t.Fatal(err)
 	}
 	req := ingest.Request{VM: name, Branch: &snapshotchain.Branch{VM: v.ID, Name: name, Parent: b.at}, From: &snapshotchain.Point{}}
-	if _, err := m.store.VM(name); err == nil {
+	if have, err := m.store.VM(name); err == nil {
+		req.Branch.Parent = have.Latest
 		return req // its disks are continued
 	}
 	points, err := m.store.Points(context.Background(), &v)
