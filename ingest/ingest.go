@@ -37,6 +37,37 @@ type Disk struct {
 	Changed []snapshotchain.ByteRange
 	Listed  bool
 	Full    bool // read everything and compare with nothing
+	// Layers is set when the source can tell its content, or that of what it stands on, by an identity.
+	Layers Layers
+}
+
+// Layers is a source that stands on an image which the point before may have been made of.
+type Layers interface {
+	// Identity stands for the content; "" when nothing does, or it changed while it was open.
+	Identity() string
+	// ChangedSince lists what may differ from the image of that identity; false when it does not stand on it.
+	ChangedSince(ctx context.Context, identity string) ([]snapshotchain.ByteRange, bool, error)
+}
+
+// listLayers makes the list of what changed from the layers of the source, when the point before was made of
+// one of them.
+func (d *Disk) listLayers(ctx context.Context, dst *snapshotchain.DraftDisk) error {
+	if d.Layers == nil || d.Listed || d.Full || dst.Parent() == nil || dst.ParentImage() == "" {
+		return nil
+	}
+	list, ok, err := d.Layers.ChangedSince(ctx, dst.ParentImage())
+	if ok && err == nil {
+		d.Changed, d.Listed = list, true
+	}
+	return err
+}
+
+// image is what the point keeps of the source's identity.
+func (d *Disk) image() string {
+	if d.Layers == nil || d.Source.Changed() != "" {
+		return ""
+	}
+	return d.Layers.Identity()
 }
 
 // Request is a point to be made.
@@ -110,6 +141,9 @@ func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counte
 func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotchain.Draft, req *Request, i int, c *Counters) (string, error) {
 	d, dst := &req.Disks[i], draft.Disks()[i]
 	before := draft.StoredBytes()
+	if err := d.listLayers(ctx, dst); err != nil {
+		return "", err
+	}
 	r := &run{store: store, disk: d, dst: dst, parent: dst.Parent(), level: req.Level, count: c, stored: draft.StoredBytes}
 	for _, done := range draft.Disks()[:i] {
 		r.before += done.Size()
@@ -123,7 +157,7 @@ func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotch
 	c.Looked.Store(r.before + d.Source.Size())
 	dst.Result = snapshotchain.DiskResult{
 		ReadBytes: r.read, ChangedBytes: min(r.changed*blockdev.PageSize, max(d.Source.Size(), r.parentSize())),
-		StoredBytes: draft.StoredBytes() - before, Mode: r.mode(), Source: d.From,
+		StoredBytes: draft.StoredBytes() - before, Mode: r.mode(), Source: d.From, Image: d.image(),
 	}
 	if d.Listed && r.parent == nil && !d.Full {
 		return fmt.Sprintf("disk %s had no earlier point: all of it was read, not only the list", d.Name), nil

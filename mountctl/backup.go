@@ -21,6 +21,8 @@ type backupFlags struct {
 	full, detach   bool
 	config         string
 	compression    string
+	formats        []string
+	backingDir     string
 }
 
 func (a *app) backupCmd() *cobra.Command {
@@ -33,11 +35,17 @@ or none. A source is an image file or a block device on livemountd's machine; ta
 a snapshot of a disk in use first. The first backup reads everything; later ones
 compare with the newest point and keep what changed, in pages of 4 KiB.
 
+An image called .qcow2 is read as qcow2, anything else as raw, unless --format says
+otherwise: what is inside is the guest's and never decides. Backing files are
+followed only inside --backing-dir. When the newest point was made of an image that
+a qcow2 stands on, only the clusters above that are read.
+
 With --changed nothing but the listed extents is read. The file is a JSON list, in
 ascending order: [{"offset": 0, "length": 65536}, …], in bytes; - is standard input.
 With several disks it is given for each: --changed sda=FILE.`,
 		Example: `  mountctl backup web --disk sda=/images/web.raw
   mountctl backup db --disk sda=/dev/vg0/db-snap --disk sdb=data.img --config db.xml
+  mountctl backup vm --disk sda=/images/vm-snap1.qcow2 --backing-dir /images
   mountctl backup web --disk sda=/images/web.raw --changed extents.json --output json`,
 		Args: args(1, 1),
 	}
@@ -45,6 +53,8 @@ With several disks it is given for each: --changed sda=FILE.`,
 	c.Flags().StringArrayVar(&f.changed, "changed", nil, "[NAME=]FILE with the extents that may have changed")
 	c.Flags().BoolVar(&f.full, "full", false, "read everything and compare with nothing")
 	c.Flags().StringVar(&f.config, "config", "", "a configuration to keep with the point (.vmx, libvirt XML, anything)")
+	c.Flags().StringArrayVar(&f.formats, "format", nil, "[NAME=]raw|qcow2 (default: by the name, .qcow2 is qcow2)")
+	c.Flags().StringVar(&f.backingDir, "backing-dir", "", "follow backing files of qcow2 images inside this folder")
 	c.Flags().StringVar(&f.compression, "compression", "", "fast, default or best (default: livemountd's setting)")
 	c.Flags().BoolVar(&f.detach, "detach", false, "do not wait; print the job")
 	c.RunE = func(c *cobra.Command, list []string) error { return a.backup(c.Context(), list[0], &f) }
@@ -102,6 +112,9 @@ func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, erro
 		}
 		req.Disks = append(req.Disks, api.DiskSource{Name: name, Source: abs})
 	}
+	if err := addFormats(req, f); err != nil {
+		return nil, err
+	}
 	if f.full && len(f.changed) > 0 {
 		return nil, errs.New(errs.Invalid, "--full reads everything: --changed makes no sense with it")
 	}
@@ -118,6 +131,36 @@ func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, erro
 		req.Config = &api.ConfigFile{Name: filepath.Base(f.config), Data: b}
 	}
 	return req, nil
+}
+
+// addFormats says of the disks how they are read.
+func addFormats(req *api.BackupRequest, f *backupFlags) error {
+	for _, arg := range f.formats {
+		name, format, ok := strings.Cut(arg, "=")
+		if !ok {
+			name, format = "", arg
+		}
+		if format != "raw" && format != "qcow2" {
+			return errs.New(errs.Invalid, "--format %q: use raw or qcow2", arg)
+		}
+		disk := findDisk(req, name)
+		if name != "" && disk == nil {
+			return errs.New(errs.Invalid, "--format %q: no disk of this backup is named %s", arg, name)
+		}
+		for i := range req.Disks {
+			if d := &req.Disks[i]; name == "" || d == disk {
+				d.Format = format
+			}
+		}
+	}
+	if f.backingDir == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(f.backingDir)
+	for i := range req.Disks {
+		req.Disks[i].BackingDir = abs
+	}
+	return err
 }
 
 const maxConfig = 4 << 20

@@ -92,11 +92,22 @@ func (s *Server) openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) 
 	if err := s.notOurs(d.Source); err != nil {
 		return nil, err
 	}
-	src, err := image.OpenRaw(d.Source)
+	if d.BackingDir != "" && !filepath.IsAbs(d.BackingDir) {
+		return nil, errs.New(errs.Invalid, "disk %s: backing folder %q is not an absolute path", d.Name, d.BackingDir)
+	}
+	src, err := image.Open(d.Source, image.OpenOptions{Format: d.Format, BackingDir: d.BackingDir, Clock: s.clock})
 	if err != nil {
 		return nil, errs.New(errs.KindOf(err), "disk %s: %w", d.Name, err)
 	}
 	disk := &ingest.Disk{Name: d.Name, From: d.Source, Source: src, Full: full}
+	if q, ok := src.(*image.Qcow2); ok {
+		if err := s.noneOurs(q.Files()); err != nil {
+			return nil, errors.Join(err, src.Close())
+		}
+		disk.Layers = layers{q}
+	} else {
+		disk.Layers = single{src}
+	}
 	if d.Changed == nil {
 		return disk, nil
 	}
@@ -125,6 +136,37 @@ func (s *Server) notOurs(path string) error {
 		return errs.WithTry(errs.New(errs.Invalid, "%s is on a mount of Livemount itself", path), "copy the disk first")
 	}
 	return nil
+}
+
+func (s *Server) noneOurs(paths []string) error {
+	for _, path := range paths {
+		if err := s.notOurs(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// single is an image that stands on nothing.
+type single struct{ image.Source }
+
+// ChangedSince implements ingest.Layers. That a file looks untouched is not enough to leave it unread: it can
+// be written through memory maps.
+func (single) ChangedSince(context.Context, string) ([]snapshotchain.ByteRange, bool, error) {
+	return nil, false, nil
+}
+
+// layers is a qcow2 image with what it stands on.
+type layers struct{ *image.Qcow2 }
+
+// ChangedSince implements ingest.Layers.
+func (l layers) ChangedSince(ctx context.Context, identity string) ([]snapshotchain.ByteRange, bool, error) {
+	list, ok, err := l.AllocatedSince(ctx, identity)
+	out := make([]snapshotchain.ByteRange, 0, len(list))
+	for _, r := range list {
+		out = append(out, snapshotchain.ByteRange{Offset: r.Off, Length: r.Len})
+	}
+	return out, ok, err
 }
 
 func backupView(vm string, p *snapshotchain.Point) *api.Backup {

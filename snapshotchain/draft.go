@@ -142,6 +142,9 @@ func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskS
 			disk.current = true
 		} else if p := newest.Disk(spec.Name); p != nil {
 			disk.current = p.Lineage == disk.lineage && p.Seq == disk.prev
+			if disk.current {
+				disk.image = p.Image
+			}
 		}
 		d.disks = append(d.disks, disk)
 	}

@@ -19,6 +19,7 @@ type DraftDisk struct {
 	base    *base // of the lineage, when this is its first point
 	parent  *Disk // the newest sealed or the base, open
 	current bool  // the VM's newest point has the disk
+	image   string
 
 	started bool
 	pages   []Seq // versions of the directory pages, as they will be
@@ -45,7 +46,7 @@ type dirEntry struct {
 // DiskResult is what is told about how a disk was taken in.
 type DiskResult struct {
 	ReadBytes, ChangedBytes, StoredBytes int64
-	Mode, Source                         string
+	Mode, Source, Image                  string
 	Skipped                              []ByteRange
 }
 
@@ -67,6 +68,9 @@ func (k *DraftDisk) Parent() *Disk {
 // Current reports whether Parent is of the VM's newest point. When the disk was left out of that, Parent is
 // older, and a list of what changed since the newest point does not fit it.
 func (k *DraftDisk) Current() bool { return k.current }
+
+// ParentImage stands for what the source of Parent held; "" when nothing does, or Parent is not Current.
+func (k *DraftDisk) ParentImage() string { return k.image }
 
 // Find looks for a chunk that is stored already, first behind near, where the one before it was found
 // (zero for none). It may be called from several goroutines.
@@ -289,6 +293,6 @@ func (k *DraftDisk) point(sl *seal) PointDisk {
 	return PointDisk{
 		Name: k.name, Lineage: k.lineage, Seq: k.seq, SizeBytes: k.size, DataBytes: sl.Data * chunkstore.PageSize,
 		ReadBytes: r.ReadBytes, ChangedBytes: r.ChangedBytes, StoredBytes: r.StoredBytes,
-		Mode: r.Mode, Source: r.Source, Root: sl.Sum, Skipped: r.Skipped,
+		Mode: r.Mode, Source: r.Source, Image: r.Image, Root: sl.Sum, Skipped: r.Skipped,
 	}
 }

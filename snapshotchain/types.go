@@ -76,6 +76,7 @@ type PointDisk struct {
 	StoredBytes  int64          `json:"stored_bytes"`
 	Mode         string         `json:"mode"` // full, compare or list
 	Source       string         `json:"source"`
+	Image        string         `json:"image,omitempty"` // stands for what the source held, "" when nothing does
 	Root         chunkstore.Sum `json:"root"`
 	Skipped      []ByteRange    `json:"skipped,omitempty"` // known to be unused: not read, reads as zeroes
 }

@@ -27,6 +27,10 @@ type BackupRequest struct {
 type DiskSource struct {
 	Name   string `json:"name"`
 	Source string `json:"source"`
+	// Format is raw or qcow2; empty goes by the name: .qcow2 and .qcow are qcow2, all else is raw.
+	Format string `json:"format,omitempty"`
+	// BackingDir is the folder that backing files of a qcow2 image must lie in; empty follows none.
+	BackingDir string `json:"backing_dir,omitempty"`
 	// Changed lists what may differ from the newest point; null means that all is compared.
 	Changed *[]Range `json:"changed,omitempty"`
 }
