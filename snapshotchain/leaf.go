@@ -140,6 +140,11 @@ func (d *varints) fail() {
 }
 
 func (d *varints) uint(limit uint64) uint64 {
+	if len(d.b) > 0 && d.b[0] < 0x80 && uint64(d.b[0]) <= limit { // most are
+		v := uint64(d.b[0])
+		d.b = d.b[1:]
+		return v
+	}
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 || v > limit {
 		d.fail()
@@ -160,45 +165,58 @@ func (d *varints) int() int64 {
 }
 
 // flatten resolves versions, newest first, to the runs of data that a reader sees, by page.
-func flatten(versions []*leaf) []Run { return resolve(versions, false) }
-
-// merge resolves deltas, newest first, to one, which says also what became zeroes.
-func merge(versions []*leaf) []Run { return resolve(versions, true) }
-
-func resolve(versions []*leaf, zeroes bool) []Run {
-	var owner [LeafPages]int32 // 1 + index into all; 0 is nobody yet
-	var all []Run
-	for _, v := range versions {
-		for _, r := range v.runs {
-			all = append(all, r)
-			for p := int(r.Page); p < r.end(); p++ {
-				if owner[p] == 0 {
-					owner[p] = int32(len(all))
-				}
-			}
+func flatten(versions []*leaf) []Run {
+	runs := merge(versions)
+	out := runs[:0]
+	for _, r := range runs {
+		if !r.IsZero() {
+			out = append(out, r)
 		}
-	}
-	return gather(&owner, all, zeroes)
-}
-
-func gather(owner *[LeafPages]int32, all []Run, zeroes bool) []Run {
-	var out []Run
-	for p := 0; p < LeafPages; {
-		o := owner[p]
-		start := p
-		for p++; p < LeafPages && owner[p] == o; p++ {
-		}
-		if o == 0 || (all[o-1].IsZero() && !zeroes) {
-			continue
-		}
-		src := all[o-1]
-		if src.IsZero() {
-			out = append(out, Run{Page: uint16(start), Len: uint16(p - start)})
-			continue
-		}
-		out = append(out, Run{
-			Page: uint16(start), Len: uint16(p - start), First: src.First + uint16(start) - src.Page, Ptr: src.Ptr,
-		})
 	}
 	return out
+}
+
+// merge resolves deltas, newest first, to one, which says also what became zeroes.
+func merge(versions []*leaf) []Run {
+	var runs []Run
+	for _, v := range versions {
+		runs = over(runs, v.runs)
+	}
+	return runs
+}
+
+// over lays newer runs over older ones; both are by page and do not overlap.
+func over(newer, older []Run) []Run {
+	out := make([]Run, 0, len(older)+2*len(newer))
+	i := 0
+	for _, r := range older {
+		for ; i < len(newer) && newer[i].end() <= int(r.Page); i++ {
+			out = append(out, newer[i])
+		}
+		for ; i < len(newer) && int(newer[i].Page) < r.end(); i++ {
+			n := newer[i]
+			if n.Page > r.Page {
+				out = append(out, r.cut(r.Page, n.Page))
+			}
+			if n.end() >= r.end() {
+				r.Len = 0
+				break // n may hide some of the next as well
+			}
+			out = append(out, n)
+			r = r.cut(uint16(n.end()), uint16(r.end()))
+		}
+		if r.Len > 0 {
+			out = append(out, r)
+		}
+	}
+	return append(out, newer[i:]...)
+}
+
+// cut returns the part of the run in pages [from, to).
+func (r Run) cut(from, to uint16) Run {
+	c := Run{Page: from, Len: to - from, Ptr: r.Ptr}
+	if !r.IsZero() {
+		c.First = r.First + from - r.Page
+	}
+	return c
 }

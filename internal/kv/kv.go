@@ -75,9 +75,9 @@ func badgerOptions(o Options) badger.Options {
 		WithSyncWrites(o.Sync).
 		WithMemTableSize(o.MemTableBytes).
 		WithNumMemtables(3).
-		WithBlockCacheSize(0). // tables are not compressed: the kernel's page cache is enough
+		WithBlockCacheSize(16 << 20).
 		WithIndexCacheSize(o.IndexBytes).
-		WithCompression(options.None).
+		WithCompression(options.Snappy).
 		WithValueLogFileSize(16 << 20). // no value is large enough to go there
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false).

@@ -100,7 +100,7 @@ func verifyTable(path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("open table %s: %w", path, err)
 	}
-	t, err := table.OpenTable(mf, table.Options{Compression: options.None, BlockSize: 4096})
+	t, err := table.OpenTable(mf, table.Options{Compression: options.Snappy, BlockSize: 4096})
 	if err != nil {
 		return errs.New(errs.Corrupt, "table %s: %w", path, err)
 	}
