@@ -3,6 +3,8 @@ package ingest
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -205,6 +207,70 @@ func TestAnAbortedDraftLeavesNothing(t *testing.T) {
 		t.Fatalf("%+v, then %+v", before, after)
 	}
 	backup(t, s, Disk{Name: "sda", Source: source{m}})
+}
+
+// TestPackingKeepsEveryPage packs what was stored fast, while somebody reads it.
+func TestPackingKeepsEveryPage(t *testing.T) {
+	dir := t.TempDir()
+	o := snapshotchain.Options{Dir: dir, FS: vfs.OS{}, Clock: clock.System{}, ContainerBytes: 256 << 10, ChunkCache: 1}
+	s, err := snapshotchain.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := blockdev.NewMem(12 << 20)
+	p := make([]byte, 8<<20)
+	rng := rand.New(rand.NewPCG(21, 22))
+	for i := range p {
+		p[i] = "abcdefgh"[rng.IntN(8)]
+	}
+	write(t, m, p, 0)
+	var c Counters
+	fast, err := Run(t.Context(), s, Request{VM: "web", Disks: []Disk{{Name: "sda", Source: source{m}}}, Level: snapshotchain.Level(1)}, &c, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.Unpacked()
+	if before < 3<<20 {
+		t.Fatalf("%d bytes to be packed", before)
+	}
+	d, err := s.OpenDisk(t.Context(), fast.Disk("sda"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reading, stop := make(chan error, 1), make(chan struct{})
+	go func() {
+		b := make([]byte, 64<<10)
+		for i := int64(0); ; i = (i + 37) % 128 {
+			select {
+			case <-stop:
+				reading <- nil
+				return
+			default:
+			}
+			if err := d.ReadAt(t.Context(), b, i*64<<10); err != nil || !bytes.Equal(b, p[i*64<<10:][:64<<10]) {
+				reading <- fmt.Errorf("piece %d: %v", i, err)
+				return
+			}
+		}
+	}()
+	freed, err := s.Pack(t.Context())
+	close(stop)
+	if err := errors.Join(err, <-reading); err != nil || freed < before/10 || s.Unpacked() != 0 {
+		t.Fatalf("freed %d of %d, %d left: %v", freed, before, s.Unpacked(), err)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = snapshotchain.Open(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if !bytes.Equal(content(t, s, fast, "sda"), snapshot(t, m)) {
+		t.Fatal("content differs")
+	}
+	if again := backup(t, s, Disk{Name: "sda", Source: source{m}, Full: true}); again.Disks[0].StoredBytes > 64<<10 {
+		t.Fatalf("a full of packed content stored %d bytes", again.Disks[0].StoredBytes)
+	}
 }
 
 func TestAListIsNotUsedAgainstAnOlderPoint(t *testing.T) {

@@ -153,7 +153,7 @@ func (s *Server) getStatus(*http.Request) (int, any, error) {
 		Version: api.Version, Store: s.store.ID().String(), Data: s.config.Data, VMs: st.VMs, Points: st.Points,
 		LogicalBytes: st.LogicalBytes, UniqueBytes: st.UniqueBytes, SharedBytes: max(0, st.LogicalBytes-st.UniqueBytes),
 		StoredBytes: st.StoredBytes, MetadataBytes: st.MetadataBytes, Damage: append([]string{}, damage...),
-		UptimeSeconds: s.clock.Now().Sub(s.started).Seconds(),
+		FastBytes: s.store.Unpacked(), UptimeSeconds: s.clock.Now().Sub(s.started).Seconds(),
 	}
 	v.Damage = append(v.Damage, s.knownDamage()...)
 	for _, m := range s.allMounts() {

@@ -30,7 +30,9 @@ type jobs struct {
 	clock clock.Clock
 	log   *slog.Logger
 	slots chan struct{}
-	wg    sync.WaitGroup
+	// packer rests while a job runs.
+	packer *packer
+	wg     sync.WaitGroup
 
 	ctx  context.Context // ends when the daemon stops
 	stop context.CancelFunc
@@ -157,6 +159,8 @@ func (js *jobs) run(ctx context.Context, j *job, w work) {
 	select {
 	case js.slots <- struct{}{}:
 		defer func() { <-js.slots }()
+		js.packer.pause()
+		defer js.packer.resume()
 		j.update(func(v *api.Job) { v.State = "running" })
 		js.saveLocked(j)
 		result, err = js.guarded(ctx, j, w)

@@ -34,6 +34,7 @@ type Server struct {
 	guard   *space.Guard
 	store   *snapshotchain.Store
 	jobs    *jobs
+	packer  *packer
 
 	decoding chan struct{} // bounds the large requests that are decoded at a time
 
@@ -81,9 +82,15 @@ func (s *Server) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.packer = &packer{pack: s.store.Pack, log: s.log}
+	s.packer.pause() // until all else is there
 	s.jobs, err = openJobs(filepath.Join(s.config.Data, "jobs"), s.config.Backups, s.clock, s.log)
 	if err == nil {
+		s.jobs.packer = s.packer
 		err = s.restoreMounts(ctx)
+	}
+	if err == nil {
+		s.packer.resume()
 	}
 	if err != nil {
 		return errors.Join(err, s.close(context.WithoutCancel(ctx)))
@@ -95,6 +102,9 @@ func (s *Server) open(ctx context.Context) error {
 func (s *Server) close(ctx context.Context) error {
 	if s.jobs != nil {
 		s.jobs.close()
+	}
+	if s.packer != nil {
+		s.packer.close()
 	}
 	err := s.stopMounts(ctx)
 	return errors.Join(err, s.store.Close(ctx))

@@ -86,6 +86,8 @@ func (c *catalog) apply(n uint64, ch *change) (*puts, error) {
 		err = c.applyDrop(p, ch.Drop)
 	case ch.Name != nil:
 		err = c.applyNames(p, ch.Name)
+	case ch.Pack != nil:
+		err = c.applyPack(p, ch.Pack)
 	}
 	if err != nil {
 		return nil, err
@@ -260,6 +262,16 @@ func (c *catalog) applyNames(p *puts, n *nameChange) error {
 		c.vms[id] = vm
 		p.set(&c.root.VMs, keyVM(id), old, mustJSON(vm))
 	}
+	return nil
+}
+
+func (c *catalog) applyPack(p *puts, k *packChange) error {
+	old, ok := c.containers[k.State.ID]
+	if !ok || old.Gen >= k.State.Gen || old.Slots != k.State.Slots {
+		return errs.New(errs.Corrupt, "container %s cannot have generation %d", k.State.ID, k.State.Gen)
+	}
+	c.putContainer(p, k.State)
+	c.root.StoredBytes -= k.Freed
 	return nil
 }
 

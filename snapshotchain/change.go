@@ -16,6 +16,7 @@ type change struct {
 	Abort *abortChange `json:"abort,omitempty"`
 	Drop  *dropChange  `json:"drop,omitempty"`
 	Name  *nameChange  `json:"name,omitempty"`
+	Pack  *packChange  `json:"pack,omitempty"`
 }
 
 // openChange begins a draft. The sequence numbers that it names are used up, whatever becomes of it.
@@ -75,12 +76,18 @@ type nameChange struct {
 	Names map[VMID]string `json:"names"`
 }
 
+// packChange says that a container was written anew, as the next generation.
+type packChange struct {
+	State chunkstore.State `json:"state"`
+	Freed int64            `json:"freed_bytes"`
+}
+
 func decodeChange(payload []byte) (*change, error) {
 	var c change
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return nil, errs.New(errs.Corrupt, "journal record: %w", err)
 	}
-	if c.Open == nil && c.Seal == nil && c.Abort == nil && c.Drop == nil && c.Name == nil {
+	if c.Open == nil && c.Seal == nil && c.Abort == nil && c.Drop == nil && c.Name == nil && c.Pack == nil {
 		return nil, errs.New(errs.Newer, "journal record of a kind that this version does not know")
 	}
 	return &c, nil

@@ -191,6 +191,14 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := blockdev.CheckRange(d.Size(), off, int64(len(p))); err != nil {
 		return err
 	}
+	d.s.ahead.note(d, off, off+int64(len(p)))
+	if len(p) > pieceBytes {
+		return d.readParallel(ctx, p, off)
+	}
+	return d.readRange(ctx, p, off)
+}
+
+func (d *Disk) readRange(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 {
 		n := min(int64(len(p)), LeafBytes-off%LeafBytes)
 		if err := d.readLeaf(ctx, p[:n], off); err != nil {

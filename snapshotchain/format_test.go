@@ -96,6 +96,7 @@ func exampleChanges() []change {
 		{Drop: &dropChange{
 			VM: 2, Points: []droppedPoint{{Ordinal: 9, Data: 4096, Digest: digest{1, 2, 3}}}, Whole: true, Latest: 17, Time: at,
 		}},
+		{Pack: &packChange{State: chunkstore.State{ID: 11, Gen: 1, Class: chunkstore.ClassData, Bytes: 900, Slots: 14, Raw: 2000, Sealed: true, Fast: true}, Freed: 100}},
 		{Name: &nameChange{Names: map[VMID]string{2: "www", 15: "www:fix"}}},
 	}
 }

@@ -350,6 +350,7 @@ func (m *machine) backup(vm, mode string, fail func() error) error {
 		req.Disks = append(req.Disks, d)
 	}
 	req.Info.Config = []byte(next.config)
+	req.Level = snapshotchain.Level(rapid.IntRange(0, 1).Draw(m.t, "level")) // default or fast
 	m.clock.Advance(time.Second)
 	var c ingest.Counters
 	p, err := ingest.Run(context.Background(), m.store, req, &c, func(string) {})
@@ -657,6 +658,17 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			if err != nil && m.maybe[vm] != nil {
 				m.maybe[vm] = nil // it must not be there
 			}
+		},
+		"pack": func(*rapid.T) {
+			if _, err := m.store.Pack(context.Background()); err != nil {
+				m.t.Fatalf("pack: %v", err)
+			}
+		},
+		"failing pack and crash": func(*rapid.T) {
+			m.ops.Store(int64(rapid.IntRange(1, 20).Draw(m.t, "operations")))
+			m.store.Pack(context.Background()) // it fails anywhere, or not
+			m.crash(rng(), "as it was")
+			m.check()
 		},
 		"failing disk and crash": func(*rapid.T) {
 			vm, _ := m.pick()

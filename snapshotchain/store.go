@@ -58,8 +58,11 @@ type Store struct {
 	dirs   *cache.Cache[leafKey, *dirPage]
 	hashes *cache.Cache[chunkstore.Ptr, []chunkstore.PageHash]
 	points *cache.Cache[pointsKey, []Point]
+	ahead  *ahead
 
 	distrusted bool // the journal has gaps; set while the store is opened
+
+	packing sync.Mutex // one Pack at a time
 
 	commit sync.Mutex // held from a journal record until it is in Badger: gives changes their order
 
@@ -86,7 +89,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}}
+	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead()}
 	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
 	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
 	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
@@ -134,6 +137,7 @@ func (s *Store) stop(ctx context.Context) error {
 			first = err
 		}
 	}
+	s.ahead.close()
 	if s.chunks != nil {
 		keep(s.chunks.Close(ctx))
 	}

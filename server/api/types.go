@@ -241,6 +241,7 @@ type Status struct {
 	SharedBytes   int64    `json:"shared_bytes"`  // of that, what is not stored again
 	UniqueBytes   int64    `json:"unique_bytes"`  // the rest, before compression
 	StoredBytes   int64    `json:"stored_bytes"`  // on disk
+	FastBytes     int64    `json:"fast_bytes"`    // of that, stored fast and to be compressed better when no job runs
 	MetadataBytes int64    `json:"metadata_bytes"`
 	OverlayBytes  int64    `json:"overlay_bytes"`
 	Ratio         float64  `json:"ratio"` // logical to stored

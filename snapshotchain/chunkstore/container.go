@@ -19,6 +19,8 @@ type State struct {
 	Slots  uint32      `json:"slots"` // committed slots
 	Raw    int64       `json:"raw"`   // decoded bytes of the committed records
 	Sealed bool        `json:"sealed,omitempty"`
+	// Fast says that there are records of LevelFast, to be packed later.
+	Fast bool `json:"fast,omitempty"`
 }
 
 // container is a file of the store, known by its name.
@@ -49,6 +51,7 @@ type appender struct {
 	ids   [][32]byte
 	raw   int64
 	end   int64 // end of the records once the footer was appended
+	fast  bool
 	err   error // a failed write: the tail of the file is undefined
 }
 
@@ -112,6 +115,7 @@ func (a *appender) append(r *record) (uint32, error) {
 	})
 	a.ids = append(a.ids, r.id)
 	a.raw += int64(r.rawLen)
+	a.fast = a.fast || r.fast
 	if len(a.buf) >= appendBuffer {
 		return r.slot, a.flushLocked()
 	}
@@ -181,7 +185,7 @@ func (a *appender) snapshot(sealed bool) State {
 	}
 	return State{
 		ID: a.c.id, Gen: a.c.gen, Class: a.hdr.class, Bytes: end,
-		Slots: uint32(len(a.slots)), Raw: a.raw, Sealed: sealed,
+		Slots: uint32(len(a.slots)), Raw: a.raw, Sealed: sealed, Fast: a.fast,
 	}
 }
 
@@ -193,7 +197,7 @@ func (a *appender) rollback(st State) error {
 		return err
 	}
 	a.slots, a.ids = a.slots[:st.Slots], a.ids[:st.Slots]
-	a.buf, a.base, a.raw, a.err = a.buf[:0], st.Bytes, st.Raw, nil
+	a.buf, a.base, a.raw, a.fast, a.err = a.buf[:0], st.Bytes, st.Raw, st.Fast, nil
 	return nil
 }
 

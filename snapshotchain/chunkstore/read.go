@@ -35,11 +35,21 @@ func (s *Store) ReadRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte,
 	return raw, nil
 }
 
+// readRecord reads a record; once more when its container was packed meanwhile.
 func (s *Store) readRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte, error) {
-	c, err := s.container(p.Container)
-	if err != nil {
-		return nil, err
+	for {
+		c, err := s.container(p.Container)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := s.readRecordOf(ctx, c, p, kind)
+		if err == nil || !s.replaced(c) {
+			return raw, err
+		}
 	}
+}
+
+func (s *Store) readRecordOf(ctx context.Context, c *container, p Ptr, kind RecordKind) ([]byte, error) {
 	sl, err := s.slot(ctx, c, p.Slot)
 	if err != nil {
 		return nil, err
@@ -73,10 +83,19 @@ func (s *Store) Hashes(ctx context.Context, p Ptr) ([]PageHash, error) {
 }
 
 func (s *Store) readHeader(ctx context.Context, p Ptr) (*record, error) {
-	c, err := s.container(p.Container)
-	if err != nil {
-		return nil, err
+	for {
+		c, err := s.container(p.Container)
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.readHeaderOf(ctx, c, p)
+		if err == nil || !s.replaced(c) {
+			return r, err
+		}
 	}
+}
+
+func (s *Store) readHeaderOf(ctx context.Context, c *container, p Ptr) (*record, error) {
 	sl, err := s.slot(ctx, c, p.Slot)
 	if err != nil {
 		return nil, err
@@ -100,7 +119,7 @@ func (s *Store) slot(ctx context.Context, c *container, n uint32) (slot, error) 
 	if app != nil {
 		return app.lookup(n)
 	}
-	table, err := s.tables.Get(ctx, c.id, func() ([]slot, error) { return s.loadTable(ctx, c) })
+	table, err := s.slots(ctx, c)
 	if err != nil {
 		return slot{}, err
 	}
@@ -108,6 +127,10 @@ func (s *Store) slot(ctx context.Context, c *container, n uint32) (slot, error) 
 		return slot{}, errs.New(errs.Corrupt, "container %s has no slot %d", c.id, n)
 	}
 	return table[n], nil
+}
+
+func (s *Store) slots(ctx context.Context, c *container) ([]slot, error) {
+	return s.tables.Get(ctx, tableKey{c.id, c.gen}, func() ([]slot, error) { return s.loadTable(ctx, c) })
 }
 
 // loadTable reads the slot table, or makes it again from the records when the footer is bad.

@@ -61,6 +61,7 @@ type record struct {
 	id      [32]byte // chunk: ChunkID; journal: number and the number known to be durable, 8 bytes each
 	aux     []byte   // chunk: page hashes
 	payload []byte   // as stored
+	fast    bool     // not stored: compressed by LevelFast
 }
 
 // storedLen is the length of the record in its container, padding included.

@@ -36,6 +36,9 @@ func (s *Store) Recover(ctx context.Context, known Known) (*Recovery, error) {
 		states[st.ID] = st
 		s.ReserveIDs(st.ID + 1)
 	}
+	if err := s.settleGenerations(states, known, rec); err != nil {
+		return rec, err
+	}
 	for _, class := range []Class{ClassData, ClassMap} {
 		for _, c := range s.sorted(class) {
 			st, ok := states[c.id]

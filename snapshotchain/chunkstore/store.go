@@ -66,7 +66,7 @@ type Store struct {
 	opts    Options
 	codecs  *codecs
 	files   *files
-	tables  *cache.Cache[ContainerID, []slot]
+	tables  *cache.Cache[tableKey, []slot]
 	ids     *cache.Cache[ContainerID, [][32]byte]
 	chunks  *cache.Cache[Ptr, []byte]
 	dedup   *dedupIndex
@@ -75,6 +75,7 @@ type Store struct {
 
 	mu         sync.Mutex // guards what is below
 	containers map[ContainerID]*container
+	spare      []*container           // other generations of those, until Recover
 	pool       map[Class][]*container // open for appending, owned by nobody
 	nextID     ContainerID
 	bad        map[Ptr]struct{}
@@ -107,8 +108,14 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
-func nopTable(ContainerID, []slot) {}
-func nopChunk(Ptr, []byte)         {}
+// tableKey names the file of a container: its generations have different tables.
+type tableKey struct {
+	id  ContainerID
+	gen uint32
+}
+
+func nopTable(tableKey, []slot) {}
+func nopChunk(Ptr, []byte)      {}
 
 func (s *Store) list() error {
 	for _, class := range []Class{ClassData, ClassMap, ClassJournal} {
@@ -142,10 +149,14 @@ func (s *Store) listNames(class Class, dir string, names []string) {
 			s.opts.Log.Warn("file ignored", "path", path.Join(dir, name))
 			continue
 		}
-		if old := s.containers[id]; old != nil && old.gen > gen {
-			continue
+		c := &container{id: id, gen: gen, class: class, path: path.Join(dir, name)}
+		if old := s.containers[id]; old != nil {
+			if old.gen > gen {
+				c, old = old, c
+			}
+			s.spare = append(s.spare, old)
 		}
-		s.containers[id] = &container{id: id, gen: gen, class: class, path: path.Join(dir, name)}
+		s.containers[id] = c
 		s.nextID = max(s.nextID, id+1)
 	}
 }

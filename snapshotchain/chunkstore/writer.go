@@ -16,13 +16,14 @@ type Encoded struct {
 	Codec   Codec
 	RawLen  int
 	Payload []byte
+	fast    bool // by LevelFast
 }
 
 // Encode compresses the bytes of a chunk of which ID and Hashes are set. buf is used for the payload when
 // it is large enough; raw must not change while the result is in use.
 func (s *Store) Encode(level Level, e Encoded, raw, buf []byte) (Encoded, error) {
 	var err error
-	e.RawLen = len(raw)
+	e.RawLen, e.fast = len(raw), level == LevelFast
 	e.Codec, e.Payload, err = s.codecs.encode(level, raw, buf)
 	return e, err
 }
@@ -76,7 +77,7 @@ func (w *Writer) PutChunk(ctx context.Context, e Encoded) (Ptr, bool, error) {
 		aux = append(aux, e.Hashes[i][:]...)
 	}
 	p, err := w.append(ctx, ClassData, &record{
-		kind: KindChunk, codec: e.Codec, id: e.ID, aux: aux, payload: e.Payload, rawLen: e.RawLen,
+		kind: KindChunk, codec: e.Codec, id: e.ID, aux: aux, payload: e.Payload, rawLen: e.RawLen, fast: e.fast,
 	})
 	if err != nil {
 		return Ptr{}, false, err
@@ -285,7 +286,7 @@ func (s *Store) discard(l *lease) error {
 	delete(s.containers, l.c.id)
 	s.mu.Unlock()
 	s.files.cache.Remove(l.c.path)
-	s.tables.Remove(l.c.id)
+	s.tables.Remove(tableKey{l.c.id, l.c.gen})
 	return errors.Join(l.app.file.Close(), s.opts.FS.Remove(l.c.path))
 }
 

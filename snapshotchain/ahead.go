@@ -1,0 +1,145 @@
+package snapshotchain
+
+import (
+	"context"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"livemount/blockdev"
+)
+
+const (
+	// pieceBytes is what one goroutine decodes of a large read, or ahead of one.
+	pieceBytes = 256 << 10
+	// aheadBytes is how far chunks are decoded ahead of a sequential reader.
+	aheadBytes = 2 << 20
+	// aheadAfter is how much must have been read in sequence before.
+	aheadAfter = 512 << 10
+	// slack is how far requests of a sequential reader may be out of order: the kernel sends several at once.
+	slack = 2 << 20
+	// maxStreams bounds the sequential readers that are known at a time.
+	maxStreams = 16
+)
+
+// stream is a reader that seems to go through a disk in order.
+type stream struct {
+	disk  *Disk
+	next  int64 // where it goes on
+	read  int64 // in sequence so far
+	ahead int64 // decoded, or being decoded, up to here
+}
+
+// ahead decodes chunks before they are asked for, into the chunk cache. It never makes a reader wait: when
+// all its slots are busy it does less.
+type ahead struct {
+	ctx   context.Context // ends with the store
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+	slots chan struct{}
+
+	mu      sync.Mutex // guards what is below
+	streams [maxStreams]stream
+	oldest  int
+	closed  bool
+}
+
+func newAhead() *ahead {
+	a := &ahead{slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	return a
+}
+
+// note learns of a read of [off, end) and begins to decode what comes next.
+func (a *ahead) note(d *Disk, off, end int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.find(d, off)
+	s.read += end - off
+	s.next = max(s.next, end)
+	if s.read < aheadAfter {
+		return
+	}
+	s.ahead = max(s.ahead, s.next)
+	for limit := min(d.Size(), s.next+aheadBytes); s.ahead < limit; {
+		next := min(limit, s.ahead/pieceBytes*pieceBytes+pieceBytes)
+		if !a.start(d, s.ahead, next) {
+			return
+		}
+		s.ahead = next
+	}
+}
+
+// find returns the stream that a read belongs to: a new one, in the place of the oldest, when there is none.
+func (a *ahead) find(d *Disk, off int64) *stream {
+	for i := range a.streams {
+		if s := &a.streams[i]; s.disk == d && off >= s.next-slack && off <= s.next {
+			return s
+		}
+	}
+	s := &a.streams[a.oldest]
+	a.oldest = (a.oldest + 1) % maxStreams
+	*s = stream{disk: d, next: off}
+	return s
+}
+
+// start decodes [off, end) in the background, unless there is no slot. The caller holds mu.
+func (a *ahead) start(d *Disk, off, end int64) bool {
+	if a.closed {
+		return false
+	}
+	select {
+	case a.slots <- struct{}{}:
+	default:
+		return false
+	}
+	a.wg.Go(func() {
+		defer func() { <-a.slots }()
+		d.warm(a.ctx, off, end)
+	})
+	return true
+}
+
+// close waits for what is being decoded.
+func (a *ahead) close() {
+	a.mu.Lock()
+	a.closed = true
+	a.streams = [maxStreams]stream{}
+	a.mu.Unlock()
+	a.stop()
+	a.wg.Wait()
+}
+
+// warm brings the chunks of [off, end) into the cache. An error is found again by whoever reads them.
+func (d *Disk) warm(ctx context.Context, off, end int64) {
+	for off < end {
+		n := uint32(off / LeafBytes)
+		runs, err := d.leaf(ctx, n)
+		if err != nil {
+			return
+		}
+		first, last := off%LeafBytes/blockdev.PageSize, (min(end, int64(n+1)*LeafBytes)-int64(n)*LeafBytes+blockdev.PageSize-1)/blockdev.PageSize
+		for _, r := range runs {
+			if int64(r.end()) <= first || int64(r.Page) >= last {
+				continue
+			}
+			if _, err := d.s.chunks.Chunk(ctx, r.Ptr); err != nil {
+				return
+			}
+		}
+		off = int64(n+1) * LeafBytes
+	}
+}
+
+// readParallel reads a large range on all cores.
+func (d *Disk) readParallel(ctx context.Context, p []byte, off int64) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for len(p) > 0 {
+		piece, at := p[:min(int64(len(p)), pieceBytes-off%pieceBytes)], off
+		g.Go(func() error { return d.readRange(ctx, piece, at) })
+		p, off = p[len(piece):], off+int64(len(piece))
+	}
+	return g.Wait()
+}

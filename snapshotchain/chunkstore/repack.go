@@ -1,0 +1,152 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"livemount/internal/errs"
+)
+
+// Repacked is a sealed container written anew under the same id, with the same slots, as the next generation.
+// It is nobody's until Swap.
+type Repacked struct {
+	Old, State State
+	c          *container
+}
+
+// Repack writes a sealed container anew with what LevelFast compressed compressed as LevelDefault does. The
+// new file is on disk when it returns. Corrupt when a record of the old one is bad: then nothing is written,
+// because the old file is all that could ever be saved of it.
+func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
+	old, err := s.container(id)
+	if err != nil {
+		return nil, err
+	}
+	old.mu.Lock()
+	st := old.state
+	old.mu.Unlock()
+	if !st.Sealed || old.class != ClassData {
+		return nil, errs.New(errs.Invalid, "container %s cannot be packed", id)
+	}
+	slots, err := s.slots(ctx, old)
+	if err != nil {
+		return nil, err
+	}
+	if len(slots) != int(st.Slots) {
+		return nil, errs.New(errs.Corrupt, "container %s has %d of %d slots", id, len(slots), st.Slots)
+	}
+	if err := s.opts.Admit(st.Bytes); err != nil {
+		return nil, err
+	}
+	c, err := createContainer(s.opts.FS, s.opts.Dir, header{
+		class: old.class, store: s.opts.Store, id: id, gen: st.Gen + 1, created: s.opts.Clock.Now().UnixNano(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pack container %s: %w", id, err)
+	}
+	if err := s.copyRecords(ctx, c.app, old, slots); err != nil {
+		return nil, errors.Join(fmt.Errorf("pack container %s: %w", id, err), c.app.file.Close(), s.opts.FS.Remove(c.path))
+	}
+	c.state = c.app.snapshot(true)
+	app := c.app
+	c.app, c.owner = nil, 0
+	if err := app.file.Close(); err != nil {
+		return nil, errors.Join(err, s.opts.FS.Remove(c.path))
+	}
+	return &Repacked{Old: st, State: c.state, c: c}, nil
+}
+
+// copyRecords writes all records of a container, and makes them durable.
+func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, slots []slot) error {
+	for n := range slots {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r, raw, err := s.recordOf(ctx, from, uint32(n), slots[n])
+		if err != nil {
+			return err
+		}
+		if r.codec != CodecZstd {
+			if r.codec, r.payload, err = s.codecs.encode(LevelDefault, raw, nil); err != nil {
+				return err
+			}
+		}
+		if _, err := to.append(r); err != nil {
+			return err
+		}
+	}
+	return to.seal()
+}
+
+// recordOf reads a record and proves it by decoding it.
+func (s *Store) recordOf(ctx context.Context, c *container, n uint32, sl slot) (*record, []byte, error) {
+	if sl.len < recordHeader {
+		return nil, nil, errs.New(errs.Corrupt, "slot %d was lost", n)
+	}
+	buf := make([]byte, sl.len)
+	if err := s.readAt(ctx, c, buf, int64(sl.off)); err != nil {
+		return nil, nil, err
+	}
+	r, err := parseRecord(newSeed(s.opts.Store, c.id), buf)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.slot != n {
+		return nil, nil, errs.New(errs.Corrupt, "record of slot %d in the place of slot %d", r.slot, n)
+	}
+	raw, err := s.codecs.decode(r.codec, r.payload, r.rawLen)
+	return r, raw, err
+}
+
+// Swap lets everybody read the new file, whose state was recorded durably, and removes the old one. Who is
+// reading the old one at this moment looks again.
+func (s *Store) Swap(r *Repacked) error {
+	s.mu.Lock()
+	old := s.containers[r.c.id]
+	s.containers[r.c.id] = r.c
+	s.mu.Unlock()
+	return s.removeFile(old)
+}
+
+// Drop removes the new file instead.
+func (s *Store) Drop(r *Repacked) error { return s.removeFile(r.c) }
+
+func (s *Store) removeFile(c *container) error {
+	s.files.cache.Remove(c.path)
+	s.tables.Remove(tableKey{c.id, c.gen})
+	return s.opts.FS.Remove(c.path)
+}
+
+// replaced reports whether a container has a new file since c was looked up.
+func (s *Store) replaced(c *container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.containers[c.id]
+	return now != nil && now != c
+}
+
+// settleGenerations leaves of the files of one container the one that was committed. The others hold the same
+// chunks; a crash came between writing one and removing the other.
+func (s *Store) settleGenerations(states map[ContainerID]State, known Known, rec *Recovery) error {
+	s.mu.Lock()
+	spare := s.spare
+	s.spare = nil
+	s.mu.Unlock()
+	for _, c := range spare {
+		if st, ok := states[c.id]; ok && st.Gen == c.gen {
+			s.mu.Lock()
+			c, s.containers[c.id] = s.containers[c.id], c
+			s.mu.Unlock()
+		}
+		if !known.Trusted {
+			rec.Unknown = append(rec.Unknown, c.path)
+			continue
+		}
+		rec.Removed++
+		if err := s.removeFile(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package snapshotchain
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"livemount/internal/errs"
+	"livemount/snapshotchain/chunkstore"
+)
+
+// Unpacked returns how many bytes of sealed containers were stored with LevelFast and are to be compressed
+// better by Pack.
+func (s *Store) Unpacked() (n int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, st := range s.cat.containers {
+		if st.Sealed && st.Fast {
+			n += st.Bytes
+		}
+	}
+	return n
+}
+
+// Pack compresses what LevelFast stored as LevelDefault would have, one container after the other, until
+// there is none left or ctx ends. Pointers stay what they are. One with a bad record stays as it is. It
+// returns the bytes that came free.
+func (s *Store) Pack(ctx context.Context) (freed int64, err error) {
+	if s.distrusted {
+		return 0, nil
+	}
+	s.packing.Lock()
+	defer s.packing.Unlock()
+	for _, id := range s.unpacked() {
+		if err := ctx.Err(); err != nil {
+			return freed, err
+		}
+		n, err := s.packOne(ctx, id)
+		if errs.Is(err, errs.Corrupt) {
+			s.opts.Log.Error("container was not packed", "container", id, "err", err)
+			continue
+		}
+		if err != nil {
+			return freed, err
+		}
+		freed += n
+	}
+	return freed, nil
+}
+
+func (s *Store) unpacked() []chunkstore.ContainerID {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var list []chunkstore.ContainerID
+	for id, st := range s.cat.containers {
+		if st.Sealed && st.Fast {
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, func(a, b chunkstore.ContainerID) int { return cmp.Compare(a, b) })
+	return list
+}
+
+// packOne writes a container anew, records that, and lets the old file go.
+func (s *Store) packOne(ctx context.Context, id chunkstore.ContainerID) (int64, error) {
+	r, err := s.chunks.Repack(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	freed := r.Old.Bytes - r.State.Bytes
+	if _, err := s.record(ctx, &change{Pack: &packChange{State: r.State, Freed: freed}}); err != nil {
+		if s.writable() == nil { // the journal refused: the old file stays
+			err = errors.Join(err, s.chunks.Drop(r))
+		}
+		return 0, err
+	}
+	return freed, s.chunks.Swap(r)
+}
