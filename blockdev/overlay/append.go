@@ -238,7 +238,7 @@ const sizeEnd = 1 << 62
 // forget empties a node. The caller holds index.
 func (l *Log) forget(id uint64) {
 	if n := l.nodes[id]; n != nil {
-		n.clear(0, sizeEnd, &l.live)
+		n.extents.splice(0, sizeEnd, nil, &l.live)
 		n.sizeKnown = false
 		n.size.Store(n.given)
 	}

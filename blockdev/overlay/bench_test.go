@@ -166,3 +166,25 @@ func BenchmarkOverwrite(b *testing.B) {
 	b.ReportMetric(float64(l.Stats().LastSeq-before)/float64(b.N), "records/write")
 	b.ReportMetric(float64(most)/size, "log/data")
 }
+
+// BenchmarkIndex puts random pages over a million.
+func BenchmarkIndex(b *testing.B) {
+	const pages = 1 << 20
+	for _, kind := range []string{"random", "sequential", "discard"} {
+		b.Run(kind, func(b *testing.B) {
+			n, live := &node{}, liveCount{segments: map[uint32]*segment{1: {}}}
+			rng := rand.New(rand.NewPCG(1, 1))
+			for i := range b.N {
+				off := rng.Int64N(pages) * blockBytes
+				if kind == "sequential" {
+					off = int64(i%pages) * blockBytes
+				}
+				e := extent{off, blockBytes, 1, uint32(segmentHeaderBytes + i%15000*4200), blockBytes, 0}
+				if kind == "discard" {
+					e = extent{off: off, len: blockBytes, seg: segZero}
+				}
+				n.put(e, &live)
+			}
+		})
+	}
+}

@@ -13,15 +13,17 @@ const (
 	blockMagic        = 0x424f4d4c         // "LMOB" on disk
 	blockHeaderBytes  = 16
 	blockPayload      = blockBytes - blockHeaderBytes - 4
-	checkpointHeader  = 128
+	checkpointHeader  = 160
+	checkpointHeader1 = 128 // in version 1
 	nodeEntryBytes    = 32
-	extentEntryBytes  = 40
+	extentEntryBytes  = 40 // in version 1
+	leafPrefixBytes   = 2
 	snapshotBytesMax  = 256 << 20
 	originEntryBytes  = 24
 	diskSegBad        = 1<<64 - 1
 	flagSizeKnown     = 1
 	flagMeta          = 1
-	checkpointVersion = 2 // the highest that is read; 2 is written only by a fork, with origins
+	checkpointVersion = 2 // what is written; 1 is read too
 	checkpointPrefix  = "checkpoint-"
 	checkpointTempEnd = ".tmp"
 )
@@ -44,10 +46,15 @@ type checkpointHead struct {
 	snapshot uint64 // bytes
 	meta     bool   // there is a snapshot, perhaps an empty one
 	origins  uint32 // entries of the table of segments that were taken over
+	leaves   uint64 // bytes of all leaves, with their lengths
 }
 
 func (h checkpointHead) streamBytes() int64 {
-	return checkpointHeader + int64(h.origins)*originEntryBytes + int64(h.nodes)*nodeEntryBytes + int64(h.extents)*extentEntryBytes + int64(h.snapshot)
+	rest := int64(h.nodes)*nodeEntryBytes + int64(h.snapshot)
+	if h.version == 1 {
+		return checkpointHeader1 + int64(h.extents)*extentEntryBytes + rest
+	}
+	return checkpointHeader + int64(h.origins)*originEntryBytes + int64(h.leaves) + rest
 }
 
 // imageBytes is the size of one of the two copies.
@@ -72,26 +79,34 @@ func (h checkpointHead) encode() []byte {
 	if h.meta {
 		le.PutUint32(b[120:], flagMeta)
 	}
+	if h.version == 1 {
+		return b[:checkpointHeader1]
+	}
 	le.PutUint32(b[124:], h.origins)
+	le.PutUint64(b[128:], h.leaves)
 	return b
 }
 
 func decodeCheckpointHead(b []byte) (checkpointHead, error) {
 	le := binary.LittleEndian
-	if len(b) < checkpointHeader || le.Uint64(b) != checkpointMagic {
+	if len(b) < checkpointHeader1 || le.Uint64(b) != checkpointMagic {
 		return checkpointHead{}, errs.New(errs.Corrupt, "not a checkpoint")
 	}
 	h := checkpointHead{
 		version: le.Uint32(b[8:]), epoch: le.Uint32(b[12:]), mount: [16]byte(b[16:32]), number: le.Uint64(b[32:]),
 		at: Position{le.Uint64(b[40:]), int64(le.Uint64(b[48:]))}, nextSeq: le.Uint64(b[56:]), last: getEssentials(b[64:]),
-		nodes: le.Uint64(b[96:]), extents: le.Uint64(b[104:]), snapshot: le.Uint64(b[112:]), meta: le.Uint32(b[120:])&flagMeta != 0, origins: le.Uint32(b[124:]),
+		nodes: le.Uint64(b[96:]), extents: le.Uint64(b[104:]), snapshot: le.Uint64(b[112:]), meta: le.Uint32(b[120:])&flagMeta != 0,
 	}
-	if h.version > checkpointVersion {
+	switch {
+	case h.version > checkpointVersion:
 		return h, errs.New(errs.Newer, "checkpoint: format version %d", h.version)
+	case h.version > 1 && len(b) < checkpointHeader:
+		return h, errs.New(errs.Corrupt, "checkpoint: no whole head")
+	case h.version > 1:
+		h.origins, h.leaves = le.Uint32(b[124:]), le.Uint64(b[128:])
 	}
 	const countMax = 1 << 40
-	if h.nodes > countMax || h.extents > countMax || h.snapshot > snapshotBytesMax || h.nextSeq == 0 || !h.at.plausible() ||
-		h.origins > 0 && h.version < checkpointVersion {
+	if h.nodes > countMax || h.extents > countMax || h.snapshot > snapshotBytesMax || h.nextSeq == 0 || !h.at.plausible() || h.leaves > countMax {
 		return h, errs.New(errs.Corrupt, "checkpoint: impossible counts")
 	}
 	return h, nil
@@ -122,22 +137,7 @@ func encodeNode(b []byte, id uint64, size int64, known bool, extents int) {
 	le.PutUint64(b[24:], uint64(extents))
 }
 
-func encodeExtent(b []byte, e extent) {
-	le := binary.LittleEndian
-	le.PutUint64(b[0:], uint64(e.off))
-	le.PutUint64(b[8:], uint64(e.len))
-	seg := uint64(e.seg)
-	if e.seg == segBad {
-		seg = diskSegBad
-	}
-	le.PutUint64(b[16:], seg)
-	le.PutUint32(b[24:], e.rec)
-	le.PutUint32(b[28:], e.size)
-	le.PutUint32(b[32:], e.skip)
-	le.PutUint32(b[36:], 0)
-}
-
-// decodeExtent reports false for what encodeExtent cannot have written.
+// decodeExtent reads an extent of version 1. It reports false for what cannot be one.
 func decodeExtent(b []byte) (extent, bool) {
 	le := binary.LittleEndian
 	e := extent{
@@ -189,7 +189,7 @@ func (l *Log) snapshot(number uint64) (snapshotState, error) {
 // state copies what a checkpoint holds. The caller holds appending.
 func (l *Log) state(mount [16]byte, number uint64, at Position) (snapshotState, error) {
 	s := snapshotState{head: checkpointHead{
-		version: formatVersion, epoch: l.epoch, mount: mount, number: number,
+		version: checkpointVersion, epoch: l.epoch, mount: mount, number: number,
 		at: at, nextSeq: l.seq.Load() + 1, last: l.last,
 	}}
 	if err := l.snapshotUpper(&s); err != nil {
@@ -217,9 +217,7 @@ func (s *snapshotState) takeOver(list []*segment) {
 			s.origins = append(s.origins, origin{seg.number, seg.mount})
 		}
 	}
-	if s.head.origins = uint32(len(s.origins)); s.head.origins > 0 {
-		s.head.version = checkpointVersion
-	}
+	s.head.origins = uint32(len(s.origins))
 }
 
 func (l *Log) snapshotUpper(s *snapshotState) (err error) {
@@ -244,6 +242,7 @@ func (s *snapshotState) addNode(n *node) {
 	s.nodes = append(s.nodes, c)
 	s.head.nodes++
 	s.head.extents += uint64(c.extents.Len())
+	s.head.leaves += uint64(c.extents.bytes) + uint64(c.extents.leaves.Len())*leafPrefixBytes
 }
 
 func decodeNodeEntry(b []byte) (id uint64, size int64, known bool, count uint64) {

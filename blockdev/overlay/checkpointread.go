@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"slices"
@@ -95,11 +96,7 @@ func (l *Log) loadCheckpoint(number uint64, rep *Report) (h checkpointHead, err 
 }
 
 func (l *Log) decodeCheckpoint(r *imageReader, number uint64, rep *Report) (checkpointHead, error) {
-	b := make([]byte, checkpointHeader)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return checkpointHead{}, torn(err)
-	}
-	h, err := decodeCheckpointHead(b)
+	h, err := readCheckpointHead(r)
 	if err != nil {
 		return h, err
 	}
@@ -111,11 +108,25 @@ func (l *Log) decodeCheckpoint(r *imageReader, number uint64, rep *Report) (chec
 	}
 	left := h.extents
 	for range h.nodes {
-		if left, err = l.decodeNode(r, left, rep); err != nil {
+		if left, err = l.decodeNode(r, h.version, left, rep); err != nil {
 			return h, err
 		}
 	}
 	return h, l.decodeUpper(r, h)
+}
+
+func readCheckpointHead(r *imageReader) (checkpointHead, error) {
+	b := make([]byte, checkpointHeader1)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return checkpointHead{}, torn(err)
+	}
+	if binary.LittleEndian.Uint32(b[8:]) == checkpointVersion {
+		b = append(b, make([]byte, checkpointHeader-checkpointHeader1)...)
+		if _, err := io.ReadFull(r, b[checkpointHeader1:]); err != nil {
+			return checkpointHead{}, torn(err)
+		}
+	}
+	return decodeCheckpointHead(b)
 }
 
 // decodeOrigins binds the segments that were taken over to their mounts.
@@ -145,9 +156,9 @@ func torn(err error) error {
 	return err
 }
 
-func (l *Log) decodeNode(r *imageReader, left uint64, rep *Report) (uint64, error) {
-	b := make([]byte, extentEntryBytes)
-	if _, err := io.ReadFull(r, b[:nodeEntryBytes]); err != nil {
+func (l *Log) decodeNode(r *imageReader, version uint32, left uint64, rep *Report) (uint64, error) {
+	b := make([]byte, nodeEntryBytes)
+	if _, err := io.ReadFull(r, b); err != nil {
 		return 0, torn(err)
 	}
 	id, size, known, count := decodeNodeEntry(b)
@@ -159,29 +170,11 @@ func (l *Log) decodeNode(r *imageReader, left uint64, rep *Report) (uint64, erro
 		n.sizeKnown = true
 		n.size.Store(size)
 	}
-	end := int64(0)
-	for range count {
-		if _, err := io.ReadFull(r, b); err != nil {
-			return 0, torn(err)
-		}
-		e, ok := decodeExtent(b)
-		if !ok || e.off < end {
-			return 0, errs.New(errs.Corrupt, "node %d: impossible extent at %d", id, e.off)
-		}
-		end = e.end()
-		l.restoreExtent(n, e, rep)
+	read := extentReader{l: l, r: r, rep: rep, n: n, left: count, fill: filler{m: &n.extents}}
+	if version == 1 {
+		return left - count, read.entries()
 	}
-	return left - count, nil
-}
-
-// restoreExtent adds an extent; one whose segment is missing becomes a bad range.
-func (l *Log) restoreExtent(n *node, e extent, rep *Report) {
-	if e.isData() && l.live.segments[e.seg] == nil {
-		rep.damage(n.id, e.off, e.len, fmt.Sprintf("segment %016x is missing", e.seg))
-		e = extent{off: e.off, len: e.len, seg: segBad}
-	}
-	n.extents.Set(e.off, e)
-	l.live.add(e)
+	return left - count, read.leaves()
 }
 
 func (l *Log) decodeUpper(r *imageReader, h checkpointHead) error {

@@ -139,11 +139,11 @@ func (s snapshotState) encode(w *imageWriter) error {
 }
 
 func (n *node) encode(w *imageWriter) error {
-	b := make([]byte, extentEntryBytes)
+	b := make([]byte, nodeEntryBytes)
 	encodeNode(b, n.id, n.size.Load(), n.sizeKnown, n.extents.Len())
-	_, err := w.Write(b[:nodeEntryBytes])
-	n.extents.Scan(func(_ int64, e extent) bool {
-		encodeExtent(b, e)
+	_, err := w.Write(b)
+	n.extents.leaves.Scan(func(_ int64, leaf string) bool {
+		b = append(binary.LittleEndian.AppendUint16(b[:0], uint16(len(leaf))), leaf...)
 		_, err = w.Write(b)
 		return err == nil
 	})

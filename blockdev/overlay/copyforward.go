@@ -70,7 +70,7 @@ func (l *Log) liveIn(id uint64, set map[uint32]*segment, off int64) (list []exte
 	}
 	seen := 0
 	next = sizeEnd
-	n.extents.Ascend(off, func(_ int64, e extent) bool {
+	n.extents.from(off, func(e extent) bool {
 		if seen++; seen > scanBatch {
 			next = e.off
 			return false

@@ -90,10 +90,7 @@ func (d *device) batch(off, end int64) (list []extent, stop int64) {
 
 // batch returns the extents up to stop, so that no lock is held while they are yielded.
 func (n *node) batch(off, end int64) (list []extent, stop int64) {
-	if e, ok := n.before(off); ok && e.end() > off {
-		list = append(list, e.cut(off, end))
-	}
-	n.extents.Ascend(off, func(_ int64, e extent) bool {
+	n.extents.from(off, func(e extent) bool {
 		if e.off < end {
 			list = append(list, e.cut(off, end))
 		}

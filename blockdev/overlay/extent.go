@@ -4,8 +4,6 @@ import (
 	"math"
 	"sync/atomic"
 
-	"github.com/tidwall/btree"
-
 	"livemount/blockdev"
 )
 
@@ -15,8 +13,7 @@ const (
 	segBad  = math.MaxUint32
 )
 
-// extent is a range of a node and where its bytes are. It is small because there is one in memory for
-// each range of the log that is live.
+// extent is a range of a node and where its bytes are.
 type extent struct {
 	off, len int64
 	seg      uint32 // number of the segment, segZero or segBad
@@ -61,14 +58,14 @@ type node struct {
 	size      atomic.Int64    // bytes
 	given     int64           // the size that the caller gave
 	sizeKnown bool            // a record set the size; it wins over the caller's
-	extents   btree.Map[int64, extent]
+	extents   extentMap
 }
 
 // copy is the node as it is now. The copies of the tree share their parts until one of them is written.
 // The caller holds index, for writing: copying a tree writes to it.
 func (n *node) copy() *node {
 	c := &node{
-		id: n.id, base: n.base, attached: n.attached, given: n.given, sizeKnown: n.sizeKnown, extents: *n.extents.Copy(),
+		id: n.id, base: n.base, attached: n.attached, given: n.given, sizeKnown: n.sizeKnown, extents: n.extents.copy(),
 	}
 	c.size.Store(n.size.Load())
 	return c
@@ -82,101 +79,65 @@ func (n *node) baseSize() int64 {
 	return min(n.base.Size(), n.size.Load())
 }
 
-// before returns the last extent that starts before off.
-func (n *node) before(off int64) (found extent, ok bool) {
-	n.extents.Descend(off-1, func(_ int64, e extent) bool {
-		found, ok = e, true
-		return false
-	})
-	return found, ok
-}
-
 // lookup appends the extents of [off, end), cut to it, in order and with gaps where base shows.
 func (n *node) lookup(list []extent, off, end int64) []extent {
-	if e, ok := n.extents.Get(off); ok && e.end() >= end {
-		return append(list, e.cut(off, end))
-	}
-	if e, ok := n.before(off); ok && e.end() > off {
-		list = append(list, e.cut(off, end))
-	}
-	n.extents.Ascend(off, func(_ int64, e extent) bool {
-		if e.off >= end {
-			return false
+	n.extents.from(off, func(e extent) bool {
+		if e.off < end {
+			list = append(list, e.cut(off, end))
 		}
-		list = append(list, e.cut(off, end))
-		return true
+		return e.end() < end
 	})
 	return list
 }
 
-// put makes the range of e show e; drop is called for each piece that it hides, keep for each piece
-// that is split off and stays.
+// put makes the range of e show e. What sticks out of it on either side stays; a zero or bad range is
+// joined with its neighbours of the same kind.
 func (n *node) put(e extent, live *liveCount) {
-	if old, ok := n.extents.Get(e.off); ok && old.len == e.len && e.isData() {
-		live.sub(old)
-	} else {
-		n.clear(e.off, e.end(), live)
+	lo, hi := e.off, e.end()
+	from, to := lo, hi // where what starts is replaced
+	left, isLeft := n.extents.before(lo)
+	right, isRight := left, isLeft
+	if !isLeft || left.end() < hi {
+		right, isRight = n.extents.before(hi)
 	}
-	if !e.isData() {
-		e = n.merge(e)
-	}
-	n.extents.Set(e.off, e)
-	live.add(e)
-}
-
-// clear removes [off, end) from the index.
-func (n *node) clear(off, end int64, live *liveCount) {
-	var buf [16]extent
-	list := buf[:0]
-	if e, ok := n.before(off); ok && e.end() > off {
-		list = append(list, e)
-	}
-	n.extents.Ascend(off, func(_ int64, e extent) bool {
-		if e.off < end {
-			list = append(list, e)
+	var buf [3]extent
+	out := buf[:0]
+	if isLeft && (left.end() > lo || left.end() == lo && e.joins(left)) {
+		from = left.off
+		if left = left.cut(left.off, lo); e.joins(left) {
+			e.off, e.len = left.off, left.len+e.len
+		} else {
+			out = append(out, left)
 		}
-		return e.off < end
-	})
-	for _, e := range list {
-		n.clearOne(e, off, end, live)
 	}
+	if isRight = isRight && right.end() > hi; isRight {
+		right = right.cut(hi, right.end())
+	} else if !e.isData() {
+		right, isRight = n.extents.at(hi)
+		if isRight = isRight && right.off == hi && e.joins(right); isRight {
+			to = hi + 1
+		}
+	}
+	if isRight && e.joins(right) {
+		e.len += right.len
+		isRight = false
+	}
+	if out = append(out, e); isRight {
+		out = append(out, right)
+	}
+	for _, part := range out {
+		live.add(part)
+	}
+	n.extents.splice(from, to, out, live)
 }
 
-func (n *node) clearOne(e extent, off, end int64, live *liveCount) {
-	n.extents.Delete(e.off)
-	live.sub(e)
-	if e.off < off {
-		left := e.cut(e.off, off)
-		n.extents.Set(left.off, left)
-		live.add(left)
-	}
-	if e.end() > end {
-		right := e.cut(end, e.end())
-		n.extents.Set(right.off, right)
-		live.add(right)
-	}
-}
-
-// merge joins a zero or bad range with its neighbours of the same kind.
-func (n *node) merge(e extent) extent {
-	if l, ok := n.before(e.off); ok && l.end() == e.off && l.seg == e.seg {
-		n.extents.Delete(l.off)
-		e.off, e.len = l.off, l.len+e.len
-	}
-	if r, ok := n.extents.Get(e.end()); ok && r.seg == e.seg {
-		n.extents.Delete(r.off)
-		e.len += r.len
-	}
-	return e
-}
+// joins says that the two, which adjoin, can be one.
+func (e extent) joins(o extent) bool { return !e.isData() && e.seg == o.seg }
 
 // isZero says that the overlay shows zeroes in all of [off, end).
 func (n *node) isZero(off, end int64) bool {
-	e, ok := n.extents.Get(off)
-	if !ok {
-		e, ok = n.before(off)
-	}
-	return ok && e.seg == segZero && e.end() >= end
+	e, ok := n.extents.at(off)
+	return ok && e.off <= off && e.seg == segZero && e.end() >= end
 }
 
 // liveCount keeps, for each segment, the bytes that its live payload would take in new records, and
@@ -193,7 +154,12 @@ func (c *liveCount) count(e extent, sign int64) {
 	if !e.isData() {
 		return
 	}
+	c.countIn(c.segments[e.seg], e, sign)
+}
+
+// countIn is count of data whose segment is at hand.
+func (c *liveCount) countIn(s *segment, e extent, sign int64) {
 	n := sign * recordBytes(e.len)
 	c.bytes += n
-	c.segments[e.seg].live += n
+	s.live += n
 }

@@ -99,7 +99,7 @@ func (f *Frozen) Changed(id uint64, since Position) (iter.Seq[blockdev.Extent], 
 func (n *node) changed(since Position, yield func(blockdev.Extent) bool) {
 	size, at, more := n.size.Load(), int64(0), true
 	holes := n.base == nil && since != Position{}
-	n.extents.Scan(func(_ int64, e extent) bool {
+	n.extents.from(0, func(e extent) bool {
 		if e.off >= size {
 			return false
 		}

@@ -2,9 +2,11 @@ package overlay
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,5 +84,53 @@ func checkGolden(t *testing.T, name, got string) {
 	must(t, err)
 	if got != string(want) {
 		t.Fatalf("the format changed; it is now\n%s", got)
+	}
+}
+
+// parseHexdump is the reverse of hexdump.
+func parseHexdump(t *testing.T, text string) image {
+	m, name := image{}, ""
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 3 && fields[2] == "bytes" {
+			n, err := strconv.Atoi(fields[1])
+			must(t, err)
+			name = strings.TrimSuffix(fields[0], ",")
+			m[name] = make([]byte, n)
+			continue
+		}
+		off, err := strconv.ParseInt(fields[0], 16, 64)
+		must(t, err)
+		b, err := hex.DecodeString(strings.Join(fields[1:], ""))
+		must(t, err)
+		copy(m[name][off:], b)
+	}
+	return m
+}
+
+func TestLogWithACheckpointOfVersion1IsRead(t *testing.T) {
+	text, err := os.ReadFile("testdata/golden-1.hex")
+	must(t, err)
+	u := &upper{}
+	o := u.options(goldenOptions(parseHexdump(t, string(text)).mount(t)))
+	nodes := []Node{{7, pattern(9000, 1), 65536}}
+	want := modelOf(t, nodes)[0]
+	copy(want[4096:], "hello, log")
+	clear(want[512 : 512+1024])
+	copy(want, "after")
+	for range 2 { // the second time it has been written anew
+		u.state = nil
+		l, rep := mustOpen(t, o, nodes)
+		if rep.Rotten || len(rep.Notes) > 0 || string(u.state) != "meta" {
+			t.Fatalf("%q, %+v", u.state, rep)
+		}
+		if !bytes.Equal(readAllOf(t, mustDevice(t, l, 7)), want) {
+			t.Fatal("other bytes")
+		}
+		must(t, l.Clean(bg()))
+		must(t, l.Close())
+	}
+	if h := checkpointHeadOf(t, o); h.version != checkpointVersion {
+		t.Fatalf("version %d", h.version)
 	}
 }

@@ -184,7 +184,7 @@ func (l *Log) chooseCheckpoint(dir folder, r *replayer) (checkpointHead, error) 
 
 func (l *Log) resetIndex() {
 	for id, n := range l.nodes {
-		n.extents.Clear()
+		n.extents = extentMap{}
 		if !n.attached {
 			delete(l.nodes, id)
 		}

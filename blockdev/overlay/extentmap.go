@@ -1,0 +1,165 @@
+package overlay
+
+import (
+	"fmt"
+
+	"github.com/tidwall/btree"
+)
+
+// extentMap holds the extents of a node, in order and without overlap, in packed leaves: there may be tens
+// of millions. Copies share the leaves, which are never changed but replaced.
+type extentMap struct {
+	leaves btree.Map[int64, string] // by the offset of their first extent
+	count  int
+	bytes  int64 // of all leaves
+}
+
+// Len is the number of extents.
+func (m *extentMap) Len() int { return m.count }
+
+// copy needs the same lock as a change, because it marks the tree as shared.
+func (m *extentMap) copy() extentMap { return extentMap{*m.leaves.Copy(), m.count, m.bytes} }
+
+// leafOf is the key of the leaf where an extent that covers off is, if there is one.
+func (m *extentMap) leafOf(off int64) (key int64) {
+	m.leaves.Descend(off, func(k int64, _ string) bool {
+		key = k
+		return false
+	})
+	return key
+}
+
+// from calls f with each extent that ends behind off, in order, until it returns false.
+func (m *extentMap) from(off int64, f func(extent) bool) {
+	m.leaves.Ascend(m.leafOf(off), func(_ int64, leaf string) bool {
+		u := unpacker{leaf: leaf}
+		for e, ok := u.next(); ok; e, ok = u.next() {
+			if e.end() > off && !f(e) {
+				return false
+			}
+		}
+		u.finish()
+		return true
+	})
+}
+
+// finish finds our own bugs: a leaf that is broken would let the base show where it must not.
+func (u *unpacker) finish() {
+	if u.broken {
+		panic(fmt.Sprintf("overlay: broken leaf %x", u.leaf))
+	}
+}
+
+// before returns the last extent that starts before off.
+func (m *extentMap) before(off int64) (found extent, ok bool) {
+	m.leaves.Descend(off-1, func(_ int64, leaf string) bool {
+		u := unpacker{leaf: leaf}
+		for e, more := u.next(); more && e.off < off; e, more = u.next() {
+			found, ok = e, true
+		}
+		u.finish()
+		return false
+	})
+	return found, ok
+}
+
+// at returns the first extent that ends behind off.
+func (m *extentMap) at(off int64) (found extent, ok bool) {
+	m.from(off, func(e extent) bool {
+		found, ok = e, true
+		return false
+	})
+	return found, ok
+}
+
+// splice removes the extents that start in [lo, hi), which is not empty, and puts others there: at most 3,
+// none of which may overlap one that stays. live is told of the removed ones.
+func (m *extentMap) splice(lo, hi int64, with []extent, live *liveCount) {
+	var buf [2*leafMost + 4]extent
+	list := buf[:0]
+	first, leaf, found := m.leafAt(m.leafOf(lo))
+	for key, more := first, found; more; {
+		m.bytes -= int64(len(leaf))
+		var behind bool
+		list, behind = m.keep(list, leaf, lo, hi, &with, live)
+		if key != first {
+			m.leaves.Delete(key)
+		}
+		key, leaf, more = m.leafAt(key + 1)
+		few := len(list)+len(with) < leafMost/4 // leaves would get ever smaller
+		more = more && (few || !behind && key < hi)
+	}
+	list = append(list, with...)
+	if found && (len(list) == 0 || list[0].off != first) {
+		m.leaves.Delete(first)
+	}
+	m.store(list)
+}
+
+// leafAt returns the first leaf at or behind a key.
+func (m *extentMap) leafAt(at int64) (key int64, leaf string, ok bool) {
+	m.leaves.Ascend(at, func(k int64, l string) bool {
+		key, leaf, ok = k, l, true
+		return false
+	})
+	return key, leaf, ok
+}
+
+// keep appends what stays of a leaf, and with where it belongs. All leaf's extents are taken off the count;
+// store adds them again.
+func (m *extentMap) keep(list []extent, leaf string, lo, hi int64, with *[]extent, live *liveCount) (kept []extent, behind bool) {
+	u := unpacker{leaf: leaf}
+	for e, ok := u.next(); ok; e, ok = u.next() {
+		m.count--
+		if e.off >= lo && e.off < hi {
+			live.sub(e)
+			continue
+		}
+		if e.off >= hi {
+			list, behind = append(list, *with...), true
+			*with = nil
+		}
+		list = append(list, e)
+	}
+	u.finish()
+	return list, behind
+}
+
+// store packs extents into leaves. At the end of the map it fills them, because more will follow there.
+func (m *extentMap) store(list []extent) {
+	size := leafMost
+	if n := len(list); n > leafMost {
+		if last, _, _ := m.leaves.Max(); last > list[n-1].off {
+			parts := (n + leafMost - 1) / leafMost
+			size = (n + parts - 1) / parts
+		}
+	}
+	for len(list) > 0 {
+		n := min(size, len(list))
+		m.add(packLeaf(list[:n]), list[0].off, n)
+		list = list[n:]
+	}
+}
+
+func (m *extentMap) add(leaf string, off int64, extents int) {
+	m.leaves.Set(off, leaf)
+	m.count += extents
+	m.bytes += int64(len(leaf))
+}
+
+// filler fills a map with extents that come in order.
+type filler struct {
+	m    *extentMap
+	list []extent
+}
+
+func (f *filler) push(e extent) {
+	if f.list = append(f.list, e); len(f.list) == leafMost {
+		f.flush()
+	}
+}
+
+func (f *filler) flush() {
+	f.m.store(f.list)
+	f.list = f.list[:0]
+}
