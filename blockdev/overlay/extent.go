@@ -95,14 +95,10 @@ func (n *node) lookup(list []extent, off, end int64) []extent {
 func (n *node) put(e extent, live *liveCount) {
 	lo, hi := e.off, e.end()
 	from, to := lo, hi // where what starts is replaced
-	left, isLeft := n.extents.before(lo)
-	right, isRight := left, isLeft
-	if !isLeft || left.end() < hi {
-		right, isRight = n.extents.before(hi)
-	}
+	left, right := n.extents.around(lo, hi)
 	var buf [3]extent
 	out := buf[:0]
-	if isLeft && (left.end() > lo || left.end() == lo && e.joins(left)) {
+	if left.len > 0 && (left.end() > lo || left.end() == lo && e.joins(left)) {
 		from = left.off
 		if left = left.cut(left.off, lo); e.joins(left) {
 			e.off, e.len = left.off, left.len+e.len
@@ -110,7 +106,8 @@ func (n *node) put(e extent, live *liveCount) {
 			out = append(out, left)
 		}
 	}
-	if isRight = isRight && right.end() > hi; isRight {
+	isRight := right.end() > hi
+	if isRight {
 		right = right.cut(hi, right.end())
 	} else if !e.isData() {
 		right, isRight = n.extents.at(hi)

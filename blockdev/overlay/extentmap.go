@@ -50,17 +50,33 @@ func (u *unpacker) finish() {
 	}
 }
 
-// before returns the last extent that starts before off.
-func (m *extentMap) before(off int64) (found extent, ok bool) {
-	m.leaves.Descend(off-1, func(_ int64, leaf string) bool {
-		u := unpacker{leaf: leaf}
-		for e, more := u.next(); more && e.off < off; e, more = u.next() {
-			found, ok = e, true
-		}
-		u.finish()
+// around returns the last extent that starts before lo and the last one that starts before hi; one of no
+// length stands for none. Both are mostly in one leaf.
+func (m *extentMap) around(lo, hi int64) (left, right extent) {
+	first := int64(0)
+	m.leaves.Descend(hi-1, func(key int64, leaf string) bool {
+		first = key
+		left, right = lastBefore(leaf, lo, hi)
 		return false
 	})
-	return found, ok
+	if left.len == 0 && first >= lo {
+		m.leaves.Descend(lo-1, func(_ int64, leaf string) bool {
+			left, _ = lastBefore(leaf, lo, lo)
+			return false
+		})
+	}
+	return left, right
+}
+
+func lastBefore(leaf string, lo, hi int64) (left, right extent) {
+	u := unpacker{leaf: leaf}
+	for e, ok := u.next(); ok && e.off < hi; e, ok = u.next() {
+		if right = e; e.off < lo {
+			left = e
+		}
+	}
+	u.finish()
+	return left, right
 }
 
 // at returns the first extent that ends behind off.
