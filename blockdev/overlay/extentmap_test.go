@@ -135,7 +135,7 @@ func TestDiscardsOfALargeDiskCostLittle(t *testing.T) {
 
 func TestPackedExtentsOfRandomWritesAreSmall(t *testing.T) {
 	n, live := &node{}, liveCount{segments: map[uint32]*segment{}}
-	const count, per = 1 << 17, 15000
+	const count, per = (1 << 17) / thin, 15000
 	for i := range int64(count/per + 1) {
 		live.segments[uint32(i+1)] = &segment{}
 	}

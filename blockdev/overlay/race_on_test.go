@@ -3,4 +3,4 @@
 package overlay
 
 // thin is the part of the long loops that runs under the race detector: one in so many.
-const thin = 10
+const thin = 20
