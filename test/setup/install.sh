@@ -10,7 +10,7 @@ packages() {
 	demo) echo mount util-linux fdisk e2fsprogs fuse3 jq ;;
 	# gcc: the race detector. The rest are the programs that use a mount in tests.
 	test) echo mount util-linux fdisk e2fsprogs fuse3 jq gcc libc6-dev xfsprogs \
-		fio sqlite3 stress-ng qemu-utils psmisc ;;
+		fio sqlite3 stress-ng qemu-utils psmisc mmdebstrap extlinux qemu-system-x86 ;;
 	# borgbackup, restic and qemu-storage-daemon (in qemu-system-common) run beside Livemount.
 	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup restic \
 		qemu-utils qemu-system-common ;;
