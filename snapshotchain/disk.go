@@ -134,9 +134,15 @@ func (d *Disk) baseLeaf(ctx context.Context, n uint32) ([]Run, error) {
 		return nil, nil
 	}
 	runs, err := d.base.leaf(ctx, n)
-	pages := (d.seal.Base.Limit - int64(n)*LeafBytes + blockdev.PageSize - 1) / blockdev.PageSize
-	if err != nil || pages >= LeafPages {
-		return runs, err
+	return clip(runs, d.seal.Base.Limit-int64(n)*LeafBytes), err
+}
+
+// clip returns the runs of a leaf as far as the page that holds the last of so many bytes. It does not change
+// runs, which may be shared.
+func clip(runs []Run, bytes int64) []Run {
+	pages := (bytes + blockdev.PageSize - 1) / blockdev.PageSize
+	if pages >= LeafPages {
+		return runs
 	}
 	i := sort.Search(len(runs), func(i int) bool { return int64(runs[i].end()) > pages })
 	clipped := append([]Run(nil), runs[:i]...)
@@ -145,7 +151,7 @@ func (d *Disk) baseLeaf(ctx context.Context, n uint32) ([]Run, error) {
 		r.Len = uint16(pages) - r.Page
 		clipped = append(clipped, r)
 	}
-	return clipped, nil
+	return clipped
 }
 
 // emptyDir reports whether nothing is mapped in a directory page.
@@ -357,15 +363,11 @@ func (d *Disk) leafHashes(ctx context.Context, n uint32, first int, out []chunks
 		if from >= to {
 			continue
 		}
-		hashes, err := d.s.hashes.Get(ctx, r.Ptr, func() ([]chunkstore.PageHash, error) { return d.s.chunks.Hashes(ctx, r.Ptr) })
+		hashes, err := d.s.runHashes(ctx, r, from, to)
 		if err != nil {
 			return err
 		}
-		start := int(r.First) + from - int(r.Page)
-		if start+to-from > len(hashes) {
-			return errs.New(errs.Corrupt, "chunk %s of %d pages is too short for its map", r.Ptr, len(hashes))
-		}
-		copy(out[from-first:to-first], hashes[start:])
+		copy(out[from-first:to-first], hashes)
 		if d.s.chunks.IsBad(r.Ptr) {
 			for i := from - first; i < to-first; i++ {
 				bad[i] = true
