@@ -75,6 +75,9 @@ type comparison struct {
 // disk compares a disk as of two points; either may be missing, and then counts as empty.
 func (c *comparison) disk(ctx context.Context, name string, a, b *snapshotchain.PointDisk) (*api.DiffDisk, error) {
 	out := &api.DiffDisk{Name: name, State: api.DiffSame}
+	if c.list {
+		out.Extents = []api.DiffExtent{}
+	}
 	var before, after *snapshotchain.Disk
 	var err error
 	if a != nil {

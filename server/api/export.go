@@ -58,7 +58,7 @@ type DiffDisk struct {
 	// has lost is counted, and not among the extents.
 	ChangedBytes int64        `json:"changed_bytes"`
 	ExtentCount  int64        `json:"extent_count"`
-	Extents      []DiffExtent `json:"extents,omitempty"`
+	Extents      []DiffExtent `json:"extents,omitzero"`    // not there unless they were asked for
 	Truncated    bool         `json:"truncated,omitempty"` // there are more extents than are listed
 	NextOffset   *int64       `json:"next_offset,omitempty"`
 }
