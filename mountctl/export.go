@@ -126,7 +126,8 @@ func (a *app) exportTarget(f *exportFlags) (target, error) {
 	}
 	info, err := os.Stat(f.to)
 	if errs.Is(err, errs.NotFound) {
-		return toFile, nil
+		_, err := os.Stat(filepath.Dir(f.to))
+		return toFile, err
 	}
 	if err != nil {
 		return 0, err

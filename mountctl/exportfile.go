@@ -212,5 +212,8 @@ func (p *partFile) finish(force bool) error {
 	if err := p.fs.SyncDir(filepath.Dir(p.path)); err != nil {
 		return err
 	}
-	return removeState(p.fs, p.name())
+	if err := removeState(p.fs, p.name()); err != nil {
+		return err
+	}
+	return p.fs.SyncDir(filepath.Dir(p.path))
 }
