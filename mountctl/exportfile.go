@@ -180,7 +180,7 @@ func (p *partFile) leave(err error) error {
 		}
 		p.at = old.Offset // what an earlier state says still holds
 	}
-	if errs.Is(err, errs.Corrupt) {
+	if k := errs.KindOf(err); k == errs.Corrupt || k == errs.NotFound || k == errs.Invalid {
 		return err // it would end the same
 	}
 	again := fmt.Sprintf("the same command again: it goes on at %s of %s", size(p.at), size(p.state.SizeBytes))

@@ -15,9 +15,8 @@ import (
 	"livemount/server/api"
 )
 
-// world is a disk to export and what is there of it on a disk that can lose power.
+// world is a disk to export.
 type world struct {
-	fs   *vfs.Mem
 	want []byte
 	data [][2]int64 // where want has data
 	etag string
