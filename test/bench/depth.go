@@ -36,9 +36,14 @@ func (b *bench) depth(ctx context.Context) error {
 	if err := b.chain(ctx, rng, f, data); err != nil {
 		return err
 	}
-	for _, ref := range []struct{ name, ref string }{{"depth 1", fmt.Sprintf("vm@-%d", depthIncrements)}, {fmt.Sprintf("depth %d", depthIncrements+1), "vm@latest"}} {
-		row := readRow{Name: ref.name}
-		if err := b.measureDepth(ctx, data, ref.ref, &row); err != nil {
+	refs := []string{fmt.Sprintf("vm@-%d", depthIncrements), "vm@latest"}
+	mounts, err := b.mountsAtDepth(ctx, data, refs)
+	if err != nil {
+		return err
+	}
+	for i, depth := range []int{1, depthIncrements + 1} {
+		row := readRow{Name: fmt.Sprintf("depth %d", depth), MountMS: ms(quantile(mounts[i], 0.5))}
+		if err := b.measureDepth(ctx, data, refs[i], &row); err != nil {
 			return err
 		}
 		b.report.Depth = append(b.report.Depth, row)
@@ -108,18 +113,31 @@ func halfRandom(rng *rand.Rand) []byte {
 	return p
 }
 
-func (b *bench) measureDepth(ctx context.Context, data, ref string, row *readRow) error {
-	var mounts []time.Duration
-	for range 15 { // each with a daemon of its own costs too much: the disk's root is in no cache after a mount
-		err := b.mounted(ctx, data, ref, func(_ *daemon, _ string, t time.Duration) error {
-			mounts = append(mounts, t)
-			return nil
-		})
-		if err != nil {
-			return err
+// mountsAtDepth mounts the points in turn, so that a slow moment of the machine meets all of them.
+func (b *bench) mountsAtDepth(ctx context.Context, data string, refs []string) ([][]time.Duration, error) {
+	d, err := b.daemon(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	defer d.stop()
+	times := make([][]time.Duration, len(refs))
+	for range b.mounts {
+		for i, ref := range refs {
+			id, t, err := d.mount(ctx, ref, b.path("mnt"))
+			if err == nil {
+				err = d.unmount(ctx, id)
+			}
+			if err != nil {
+				return nil, err
+			}
+			times[i] = append(times[i], t)
 		}
 	}
-	err := b.mounted(ctx, data, ref, func(d *daemon, path string, _ time.Duration) error {
+	return times, nil
+}
+
+func (b *bench) measureDepth(ctx context.Context, data, ref string, row *readRow) error {
+	return b.mounted(ctx, data, ref, func(d *daemon, path string, _ time.Duration) error {
 		progress("%s", row.Name)
 		var err error
 		if row.Cold1, err = random(ctx, path, 1, "--size=2g"); err != nil {
@@ -142,6 +160,4 @@ func (b *bench) measureDepth(ctx context.Context, data, ref string, row *readRow
 		row.CPUPerGB = (after - before).Seconds() / 2.147
 		return err
 	})
-	row.MountMS = ms(quantile(mounts, 0.5))
-	return err
 }
