@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"livemount/blockdev"
@@ -207,6 +208,52 @@ func TestAnAbortedDraftLeavesNothing(t *testing.T) {
 		t.Fatalf("%+v, then %+v", before, after)
 	}
 	backup(t, s, Disk{Name: "sda", Source: source{m}})
+}
+
+// slow is a source whose reads take turns with everything else.
+type slow struct {
+	source
+	rng *rand.Rand // used by the one reader
+}
+
+func (s slow) ReadAt(ctx context.Context, p []byte, off int64) error {
+	for range s.rng.IntN(50) {
+		runtime.Gosched()
+	}
+	return s.source.ReadAt(ctx, p, off)
+}
+
+// TestTheSameInputIsCutAlikeWhateverTheTiming takes one disk in with different numbers of cores: the root hash
+// is the same, and nothing but the first costs space.
+func TestTheSameInputIsCutAlikeWhateverTheTiming(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close(t.Context())
+	rng := rand.New(rand.NewPCG(31, 32))
+	m := blockdev.NewMem(64 << 20)
+	for off := int64(0); off < m.Size()-2<<20; off += int64(rng.IntN(3 << 20)) {
+		p := make([]byte, 1+rng.IntN(2<<20))
+		fillRandom(rng, p)
+		write(t, m, p, off)
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	var first *snapshotchain.PointDisk
+	for i, cores := range []int{1, 2, 3, 8} {
+		runtime.GOMAXPROCS(cores)
+		var c Counters
+		vm := fmt.Sprintf("vm%d", i)
+		p, err := Run(t.Context(), s, Request{VM: vm, Disks: []Disk{{Name: "sda", Source: slow{source{m}, rng}}}}, &c, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := p.Disk("sda")
+		if first == nil {
+			first = d
+			continue
+		}
+		if d.Root != first.Root || d.DataBytes != first.DataBytes || d.StoredBytes > 64<<10 {
+			t.Fatalf("%d cores: root %s, %d stored; one core: root %s", cores, d.Root, d.StoredBytes, first.Root)
+		}
+	}
 }
 
 // TestPackingKeepsEveryPage packs what was stored fast, while somebody reads it.
