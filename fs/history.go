@@ -3,8 +3,6 @@ package fs
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
-	"hash/fnv"
 	iofs "io/fs"
 	"slices"
 	"time"
@@ -76,14 +74,17 @@ const (
 )
 
 // hashID makes the same id of the same parts in every mount. Two nodes may, once in many million mounts, get the
-// same: translators tell them apart (they are not ==).
+// same: translators tell them apart (they are not ==). The mixing is that of SplitMix64 (Steele, Lea, Flood:
+// Fast splittable pseudorandom number generators).
 func hashID(parts ...uint64) NodeID {
-	hash := fnv.New128a()
+	var h uint64
 	for _, p := range parts {
-		hash.Write(binary.BigEndian.AppendUint64(nil, p))
+		h = (h ^ p) + 0x9e3779b97f4a7c15
+		h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+		h = (h ^ h>>27) * 0x94d049bb133111eb
+		h ^= h >> 31
 	}
-	id := NodeID(binary.BigEndian.Uint64(hash.Sum(nil)[8:])) % maxID
-	return max(id, RootID+1)
+	return max(NodeID(h)%maxID, RootID+1)
 }
 
 // allVMs is the root of a History.

@@ -31,6 +31,8 @@ type raw struct {
 
 	mu    sync.Mutex
 	nodes map[uint64]known // by the kernel's number; guarded by mu
+	added int              // nodes since the last prune; guarded by mu
+	full  chan struct{}    // of one: time to prune
 }
 
 // known is a node that the kernel holds references to.
@@ -41,7 +43,8 @@ type known struct {
 
 // Nothing changes behind the kernel's back, so it may remember as long as it likes. With direct I/O
 // another protocol may write the same disk: then attributes are asked for again. In a tree that changes
-// by itself names and all but files are asked for at each use.
+// by itself names are looked up at each use, which brings attributes as well; those of the root, and of folders
+// that are open, may be a second old.
 const (
 	validAlone  = 24 * time.Hour
 	validShared = time.Second
@@ -52,7 +55,7 @@ func newRaw(tree fs.Served, o Options) *raw {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		tree:          tree, readOnly: o.ReadOnly, directIO: o.DirectIO, changing: o.Changing, valid: validAlone, log: o.Log,
 		owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())},
-		nodes: map[uint64]known{uint64(fs.RootID): {tree.Root(), 1}},
+		nodes: map[uint64]known{uint64(fs.RootID): {tree.Root(), 1}}, full: make(chan struct{}, 1),
 	}
 	if o.DirectIO {
 		r.valid = validShared
@@ -71,7 +74,7 @@ func (r *raw) entryValid() time.Duration {
 // attrValid is how long the attributes of n stay.
 func (r *raw) attrValid(n fs.Node) time.Duration {
 	if _, ok := n.(fs.Regular); r.changing && !ok {
-		return 0
+		return validShared
 	}
 	return r.valid
 }
@@ -111,6 +114,9 @@ func (r *raw) hold(n fs.Node) uint64 {
 		k, taken := r.nodes[id]
 		if !taken || k.node == n {
 			r.nodes[id] = known{n, k.refs + 1}
+			if !taken {
+				r.grownLocked()
+			}
 			return id
 		}
 	}

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"log/slog"
+	"runtime"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -116,3 +117,49 @@ func TestListingContinuesAnywhere(t *testing.T) {
 		t.Errorf("%d nodes, root %d times", len(seen), seen[1])
 	}
 }
+
+// twin is a node whose id another has as well.
+type twin struct{ name string }
+
+func (twin) ID() fs.NodeID { return 7 }
+
+func (twin) Attr() fs.Attr { return fs.Attr{ID: 7} }
+
+func TestNodesOfOneIDAreToldApart(t *testing.T) {
+	r := unmounted(t, 1)
+	a, b := r.hold(twin{"a"}), r.hold(twin{"b"})
+	if a != 7 || b != 8 || r.hold(twin{"b"}) != b || r.hold(twin{"a"}) != a {
+		t.Errorf("numbers %d and %d", a, b)
+	}
+	r.Forget(a, 2)
+	if n, st := r.node(b); n != fs.Node(twin{"b"}) || !st.Ok() || r.hold(twin{"b"}) != a {
+		t.Errorf("node %d is %v, %v", b, n, st)
+	}
+}
+
+func TestManyNodesArePruned(t *testing.T) {
+	r := unmounted(t, 1)
+	stop, done := make(chan struct{}), make(chan struct{})
+	ask := func(ids []uint64) fuse.Status {
+		for _, id := range ids {
+			r.Forget(id, 1)
+		}
+		return fuse.OK
+	}
+	go func() { defer close(done); r.prune(stop, ask) }()
+	for id := range 10 * pruneAbove {
+		r.hold(&numbered{id: fs.NodeID(id + 2)})
+	}
+	for r.known() > 2*pruneAbove {
+		runtime.Gosched()
+	}
+	close(stop)
+	<-done
+}
+
+type numbered struct {
+	twin
+	id fs.NodeID
+}
+
+func (n *numbered) ID() fs.NodeID { return n.id }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -25,7 +26,12 @@ func serve(server *fuse.Server, r *raw, dir string, log *slog.Logger) (*Server, 
 	s := &Server{dir: dir, done: make(chan struct{}), raw: r}
 	go func() {
 		defer close(s.done)
+		var pruner sync.WaitGroup
+		ended := make(chan struct{})
+		pruner.Go(func() { r.prune(ended, server.PruneNotify) })
 		server.Serve()
+		close(ended)
+		pruner.Wait()
 		s.leaveNothing(log)
 	}()
 	// No WaitMount: the kernel has mounted and got its INIT when NewServer returns, and WaitMount opens a file
