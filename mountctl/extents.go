@@ -49,6 +49,7 @@ func decodeExtent(d *json.Decoder) (api.Range, error) {
 	var e struct {
 		Offset *int64 `json:"offset"`
 		Length *int64 `json:"length"`
+		Kind   string `json:"kind"` // of mountctl diff: whatever it says, the range is read
 	}
 	if err := d.Decode(&e); err != nil {
 		return api.Range{}, err

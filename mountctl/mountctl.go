@@ -118,9 +118,11 @@ func (a *app) addCommands(root *cobra.Command) {
 		"browse": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
+		"export": a.completeVMs("@", none), "diff": a.completeVMs("@", none),
 	}
 	for _, c := range []*cobra.Command{
-		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.commitCmd(), a.forkCmd(), a.jobsCmd(), a.statusCmd(),
+		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.commitCmd(), a.forkCmd(),
+		a.exportCmd(), a.diffCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes
 		c.ValidArgsFunction = complete[c.Name()]

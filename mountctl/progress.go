@@ -32,7 +32,11 @@ func (p *progress) show(j *api.Job) {
 	if j.Progress == nil || (!p.terminal && p.polls == 1) {
 		return
 	}
-	line := progressLine(j)
+	p.put(progressLine(j))
+}
+
+// put shows a line instead of the last one, or below it.
+func (p *progress) put(line string) {
 	if !p.terminal {
 		fmt.Fprintln(p.w, line)
 		return
@@ -63,5 +67,6 @@ func progressLine(j *api.Job) string {
 func (p *progress) end() {
 	if p.terminal && p.shown > 0 {
 		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
+		p.shown = 0
 	}
 }

@@ -27,7 +27,6 @@ func (frozenDisk) Changed() string { return "" }
 type commitPlan struct {
 	req   ingest.Request
 	since overlay.Position // what the branch has of the log already
-	at    overlay.Position // what it will have
 }
 
 // startCommit begins to make the present state of a mount a point of a branch. The state is that of the
@@ -38,7 +37,7 @@ func (s *Server) startCommit(ctx context.Context, m *mount, branch string) (*job
 	if err := m.mustHaveLog("commit"); err != nil {
 		return nil, err
 	}
-	plan, err := s.planCommit(m.rec, branch)
+	plan, err := s.planCommit(ctx, m.rec, branch)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +58,7 @@ func (s *Server) startCommit(ctx context.Context, m *mount, branch string) (*job
 		}
 		b := backupView(plan.req.VM, &p)
 		b.ElapsedSeconds, b.Job = s.clock.Now().Sub(began).Seconds(), j.view.Job
-		return b, s.committed(m, plan, &p)
+		return b, nil
 	}, func() { frozen.Close() })
 	if err != nil {
 		frozen.Close()
@@ -84,7 +83,7 @@ func (m *mount) mustHaveLog(what string) error {
 
 // planCommit finds out where on the branch the point goes. A branch is continued only by who made its newest
 // point, or stands on it.
-func (s *Server) planCommit(rec *mountRecord, branch string) (*commitPlan, error) {
+func (s *Server) planCommit(ctx context.Context, rec *mountRecord, branch string) (*commitPlan, error) {
 	if err := snapshotchain.CheckBranchName(branch); err != nil {
 		return nil, err
 	}
@@ -106,20 +105,30 @@ func (s *Server) planCommit(rec *mountRecord, branch string) (*commitPlan, error
 	}
 	p.req.Branch = &snapshotchain.Branch{VM: vm.ID, Name: p.req.VM, Parent: rec.Point}
 	have, err := s.store.VM(p.req.VM)
-	switch c := rec.Commit; {
-	case errs.Is(err, errs.NotFound):
+	if errs.Is(err, errs.NotFound) {
 		return p, nil
-	case err == nil && c != nil && c.Branch == have.ID && c.Point == have.Latest:
-		p.req.Branch.Parent, p.since = c.Point, c.At
-	case err == nil && (have.ID != rec.VMID || have.Latest != rec.Point):
-		err = errs.WithTry(errs.New(errs.Exists, "branch %s has points that mount %s does not stand on", p.req.VM, rec.ID), "--branch %s-2", branch)
 	}
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	points, err := s.store.Points(ctx, &have)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(points); n > 0 && points[n-1].Origin != nil && points[n-1].Origin.Mount == rec.ID.String() {
+		o := points[n-1].Origin
+		p.req.Branch.Parent, p.since = points[n-1].ID, overlay.Position{Segment: o.Segment, Offset: o.Offset}
+		return p, nil
+	}
+	if have.ID != rec.VMID || have.Latest != rec.Point {
+		return nil, errs.WithTry(errs.New(errs.Exists, "branch %s has points that mount %s does not stand on", p.req.VM, rec.ID), "--branch %s-2", branch)
+	}
+	return p, nil
 }
 
 // addFrozen names the disks of the commit, with what may differ from the point before.
 func (m *mount) addFrozen(plan *commitPlan, frozen *overlay.Frozen) error {
-	plan.at = frozen.At()
+	plan.req.Info.Origin = &snapshotchain.Origin{Mount: m.rec.ID.String(), Segment: frozen.At().Segment, Offset: frozen.At().Offset}
 	for i := range m.rec.Disks {
 		d := &m.rec.Disks[i]
 		r, err := frozen.Reader(d.Node)
@@ -172,17 +181,6 @@ func join(list []snapshotchain.ByteRange, gap int64) []snapshotchain.ByteRange {
 		out = append(out, r)
 	}
 	return out
-}
-
-// committed remembers the commit, so that the next one to the branch reads only what was written since.
-func (s *Server) committed(m *mount, plan *commitPlan, p *snapshotchain.Point) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.rec.State == stateDiscarded {
-		return nil
-	}
-	m.rec.Commit = &commitment{Branch: p.VM, Point: p.ID, At: plan.at}
-	return m.rec.write(m.dir)
 }
 
 // nameOf is what the VM of a mount is called now.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -17,7 +18,8 @@ import (
 // maxBody bounds a request: a list of a million changed extents is well below it.
 const maxBody = 64 << 20
 
-// answer is a handler that returns what is sent as JSON, with its status.
+// answer is a handler that returns what is sent, with its status: bytes as they are, an http.Handler that
+// writes the answer itself, or anything else as JSON.
 type answer func(r *http.Request) (int, any, error)
 
 func (s *Server) handler() http.Handler {
@@ -41,6 +43,9 @@ func (s *Server) handler() http.Handler {
 		"POST /v1/mounts/{id}/fork":    s.postFork,
 		"POST /v1/vms/{name}/rename":   s.postRename,
 		"POST /v1/vms/{name}/remove":   s.postRemove,
+		"GET /v1/export":               s.getExport,
+		"GET /v1/extents":              s.getExtents,
+		"GET /v1/diff":                 s.getDiff,
 	} {
 		mux.Handle(pattern, s.wrap(h))
 	}
@@ -59,20 +64,44 @@ func (s *Server) wrap(h answer) http.Handler {
 			status, out, err = s.guarded(h, r)
 		}
 		if err != nil {
-			status, out = statusOf(errs.KindOf(err)), api.ErrorBody{Error: api.FromErr(err)}
-			if errs.KindOf(err) == errs.Other {
-				s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-			}
+			status, out = s.failed(w.Header(), r, err)
 		}
-		if raw, ok := out.([]byte); ok {
+		switch out := out.(type) {
+		case http.Handler:
+			out.ServeHTTP(w, r)
+		case []byte:
 			w.Header().Set("Content-Type", "application/octet-stream")
-			w.Write(raw) // the client is gone when this fails
-			return
+			w.Write(out) // the client is gone when this fails
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			json.NewEncoder(w).Encode(out) // the client is gone when this fails
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		json.NewEncoder(w).Encode(out) // the client is gone when this fails
 	})
+}
+
+// refused is an error with a status of its own, where its kind does not say enough.
+type refused struct {
+	err    error
+	status int
+	header http.Header
+}
+
+func (f *refused) Error() string { return f.err.Error() }
+func (f *refused) Unwrap() error { return f.err }
+
+// failed returns the answer to a request that failed, and logs what is not the client's doing.
+func (s *Server) failed(h http.Header, r *http.Request, err error) (int, any) {
+	if errs.KindOf(err) == errs.Other {
+		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	status := statusOf(errs.KindOf(err))
+	var f *refused
+	if errors.As(err, &f) {
+		status = f.status
+		maps.Copy(h, f.header)
+	}
+	return status, api.ErrorBody{Error: api.FromErr(err)}
 }
 
 func (s *Server) guarded(h answer, r *http.Request) (status int, out any, err error) {
@@ -95,7 +124,7 @@ func checkOrigin(r *http.Request) error {
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return errs.New(errs.Denied, "requests must name this machine, not %q", r.Host)
 	}
-	if r.Method != http.MethodGet && r.Header.Get("Content-Type") != "application/json" {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Header.Get("Content-Type") != "application/json" {
 		return errs.New(errs.Invalid, "Content-Type must be application/json")
 	}
 	return nil

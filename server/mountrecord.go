@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"livemount/blockdev/overlay"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/snapshotchain"
@@ -34,7 +33,6 @@ type mountRecord struct {
 	Written   int64                 `json:"written_bytes"`
 	Modified  bool                  `json:"modified"`
 	Origin    mountID               `json:"origin,omitempty"` // the mount that it was forked from
-	Commit    *commitment           `json:"commit,omitempty"` // the last
 
 	alone bool // the other copy does not say the same
 }
@@ -42,13 +40,6 @@ type mountRecord struct {
 type mountDisk struct {
 	Node uint64                  `json:"node"`
 	Disk snapshotchain.PointDisk `json:"disk"`
-}
-
-// commitment says what of a mount is on a branch.
-type commitment struct {
-	Branch snapshotchain.VMID    `json:"branch"`
-	Point  snapshotchain.PointID `json:"point"`
-	At     overlay.Position      `json:"at"` // all of the log before it is in the point
 }
 
 type ofMount struct{}

@@ -36,7 +36,9 @@ type Server struct {
 	jobs    *jobs
 	packer  *packer
 
-	decoding chan struct{} // bounds the large requests that are decoded at a time
+	decoding  chan struct{} // bounds the large requests that are decoded at a time
+	exporting slots         // exports that send bytes
+	listing   slots         // lists of extents and comparisons
 
 	watchers sync.WaitGroup // of mounts that may be unmounted from outside
 
@@ -57,7 +59,8 @@ func Run(ctx context.Context, c Config, log *slog.Logger, ready func()) error {
 	if err != nil {
 		return err
 	}
-	s := &Server{config: c, clock: clock.System{}, log: log, mounts: map[mountID]*mount{}, decoding: make(chan struct{}, 1)}
+	s := &Server{config: c, clock: clock.System{}, log: log, mounts: map[mountID]*mount{}, decoding: make(chan struct{}, 1),
+		exporting: make(slots, maxExports), listing: make(slots, maxLists)}
 	s.started = s.clock.Now()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -106,6 +109,8 @@ func (s *Server) close(ctx context.Context) error {
 	if s.packer != nil {
 		s.packer.close()
 	}
+	s.exporting.drain() // their connections are cut by now
+	s.listing.drain()
 	err := s.stopMounts(ctx)
 	return errors.Join(err, s.store.Close(ctx))
 }

@@ -132,13 +132,14 @@ func (d *Disk) warm(ctx context.Context, off, end int64) {
 	}
 }
 
-// readParallel reads a large range on all cores.
+// readParallel reads a large range on all cores. Whoever asks for so much at a time has a read-ahead of its
+// own.
 func (d *Disk) readParallel(ctx context.Context, p []byte, off int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for len(p) > 0 {
 		piece, at := p[:min(int64(len(p)), pieceBytes-off%pieceBytes)], off
-		g.Go(func() error { return d.readRange(ctx, piece, at) })
+		g.Go(func() error { return d.readRange(ctx, piece, at, true) })
 		p, off = p[len(piece):], off+int64(len(piece))
 	}
 	return g.Wait()

@@ -134,9 +134,15 @@ func (d *Disk) baseLeaf(ctx context.Context, n uint32) ([]Run, error) {
 		return nil, nil
 	}
 	runs, err := d.base.leaf(ctx, n)
-	pages := (d.seal.Base.Limit - int64(n)*LeafBytes + blockdev.PageSize - 1) / blockdev.PageSize
-	if err != nil || pages >= LeafPages {
-		return runs, err
+	return clip(runs, d.seal.Base.Limit-int64(n)*LeafBytes), err
+}
+
+// clip returns the runs of a leaf as far as the page that holds the last of so many bytes. It does not change
+// runs, which may be shared.
+func clip(runs []Run, bytes int64) []Run {
+	pages := (bytes + blockdev.PageSize - 1) / blockdev.PageSize
+	if pages >= LeafPages {
+		return runs
 	}
 	i := sort.Search(len(runs), func(i int) bool { return int64(runs[i].end()) > pages })
 	clipped := append([]Run(nil), runs[:i]...)
@@ -145,7 +151,7 @@ func (d *Disk) baseLeaf(ctx context.Context, n uint32) ([]Run, error) {
 		r.Len = uint16(pages) - r.Page
 		clipped = append(clipped, r)
 	}
-	return clipped, nil
+	return clipped
 }
 
 // emptyDir reports whether nothing is mapped in a directory page.
@@ -191,17 +197,18 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := blockdev.CheckRange(d.Size(), off, int64(len(p))); err != nil {
 		return err
 	}
-	d.s.ahead.note(d, off, off+int64(len(p)))
 	if len(p) > pieceBytes {
 		return d.readParallel(ctx, p, off)
 	}
-	return d.readRange(ctx, p, off)
+	d.s.ahead.note(d, off, off+int64(len(p)))
+	return d.readRange(ctx, p, off, false)
 }
 
-func (d *Disk) readRange(ctx context.Context, p []byte, off int64) error {
+// readRange reads; once says that the range will hardly be asked for again soon.
+func (d *Disk) readRange(ctx context.Context, p []byte, off int64, once bool) error {
 	for len(p) > 0 {
 		n := min(int64(len(p)), LeafBytes-off%LeafBytes)
-		if err := d.readLeaf(ctx, p[:n], off); err != nil {
+		if err := d.readLeaf(ctx, p[:n], off, once); err != nil {
 			return fmt.Errorf("lineage %s, point %d, offset %d: %w", d.seal.Lineage, d.seal.Seq, off, err)
 		}
 		p, off = p[n:], off+n
@@ -210,7 +217,7 @@ func (d *Disk) readRange(ctx context.Context, p []byte, off int64) error {
 }
 
 // readLeaf reads a range that lies in one leaf.
-func (d *Disk) readLeaf(ctx context.Context, p []byte, off int64) error {
+func (d *Disk) readLeaf(ctx context.Context, p []byte, off int64, once bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -231,7 +238,7 @@ func (d *Disk) readLeaf(ctx context.Context, p []byte, off int64) error {
 			return nil
 		}
 		stop = min(end, int64(runs[i].end())*blockdev.PageSize)
-		if err := d.s.readRun(ctx, p[:stop-pos], runs[i], pos); err != nil {
+		if err := d.s.readRun(ctx, p[:stop-pos], runs[i], pos, once); err != nil {
 			return err
 		}
 		p, pos, i = p[stop-pos:], stop, i+1
@@ -240,17 +247,8 @@ func (d *Disk) readLeaf(ctx context.Context, p []byte, off int64) error {
 }
 
 // readRun reads bytes of one run; pos is where they lie in the leaf.
-func (s *Store) readRun(ctx context.Context, p []byte, r Run, pos int64) error {
-	chunk, err := s.chunks.Chunk(ctx, r.Ptr)
-	if err != nil {
-		return err
-	}
-	from := int64(r.First)*blockdev.PageSize + pos - int64(r.Page)*blockdev.PageSize
-	if from+int64(len(p)) > int64(len(chunk)) {
-		return errs.New(errs.Corrupt, "chunk %s of %d bytes is too short for its map", r.Ptr, len(chunk))
-	}
-	copy(p, chunk[from:])
-	return nil
+func (s *Store) readRun(ctx context.Context, p []byte, r Run, pos int64, once bool) error {
+	return s.chunks.ReadChunk(ctx, r.Ptr, int64(r.First)*blockdev.PageSize+pos-int64(r.Page)*blockdev.PageSize, p, once)
 }
 
 // Extents implements blockdev.Reader: mapped pages are data, all else is holes.
@@ -357,15 +355,11 @@ func (d *Disk) leafHashes(ctx context.Context, n uint32, first int, out []chunks
 		if from >= to {
 			continue
 		}
-		hashes, err := d.s.hashes.Get(ctx, r.Ptr, func() ([]chunkstore.PageHash, error) { return d.s.chunks.Hashes(ctx, r.Ptr) })
+		hashes, err := d.s.runHashes(ctx, r, from, to)
 		if err != nil {
 			return err
 		}
-		start := int(r.First) + from - int(r.Page)
-		if start+to-from > len(hashes) {
-			return errs.New(errs.Corrupt, "chunk %s of %d pages is too short for its map", r.Ptr, len(hashes))
-		}
-		copy(out[from-first:to-first], hashes[start:])
+		copy(out[from-first:to-first], hashes)
 		if d.s.chunks.IsBad(r.Ptr) {
 			for i := from - first; i < to-first; i++ {
 				bad[i] = true

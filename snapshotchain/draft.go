@@ -259,6 +259,7 @@ type SealInfo struct {
 	Notes       []string
 	ConfigName  string
 	Config      []byte // nil for none
+	Origin      *Origin
 }
 
 // Seal makes the draft a point: whole, durable and visible, or not at all. After an error the draft is
@@ -294,7 +295,7 @@ func (d *Draft) prepare(ctx context.Context, info SealInfo) (*sealChange, error)
 	c := &sealChange{Draft: d.open.Draft, VM: d.open.VM, Of: d.open.Of, Name: d.open.Name}
 	c.Point = Point{
 		ID: NewID[ofPoint](), VM: d.open.VM, Time: d.open.Time, Parent: d.parent,
-		Consistency: info.Consistency, Notes: info.Notes,
+		Consistency: info.Consistency, Notes: info.Notes, Origin: info.Origin,
 	}
 	if c.Point.Consistency == "" {
 		c.Point.Consistency = "crash"

@@ -617,6 +617,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"write": m.write, "write2": m.write, "write3": m.write,
 		"branch off": m.branchOff, "expire": m.expire, "rename": m.rename, "remove a branch": m.removeBranch,
+		"diff": m.diff, "export": m.export,
 		"resize": func(*rapid.T) {
 			vm, name := m.pick()
 			d := m.disks[vm][name]

@@ -52,6 +52,14 @@ type Point struct {
 	Disks       []PointDisk `json:"disks"`
 	Config      *Config     `json:"config,omitempty"`
 	Notes       []string    `json:"notes,omitempty"`
+	Origin      *Origin     `json:"origin,omitempty"` // of a commit
+}
+
+// Origin says which state of a mount a point holds.
+type Origin struct {
+	Mount   string `json:"mount"`
+	Segment uint64 `json:"segment"` // all of the mount's log before this position is in the point
+	Offset  int64  `json:"offset"`
 }
 
 // Disk returns the disk of that name, or nil.

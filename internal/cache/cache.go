@@ -151,6 +151,13 @@ func (c *Cache[K, V]) drop(el *list.Element) {
 	}
 }
 
+// Peek returns the value of key when it is there.
+func (c *Cache[K, V]) Peek(key K) (V, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hit(key)
+}
+
 // Put adds or replaces a value.
 func (c *Cache[K, V]) Put(key K, val V) {
 	c.mu.Lock()

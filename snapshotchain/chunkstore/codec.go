@@ -113,6 +113,34 @@ func (c *codecs) decode(codec Codec, payload []byte, rawLen int) ([]byte, error)
 	return raw, nil
 }
 
+// decodeInto fills dst with what a payload decodes to, which must be as long.
+func (c *codecs) decodeInto(codec Codec, payload, dst []byte) error {
+	var err error
+	out := payload
+	switch codec {
+	case CodecRaw:
+	case CodecZstd:
+		out, err = c.decoder.DecodeAll(payload, dst[:0:len(dst)])
+	case CodecS2:
+		var n int
+		if n, err = s2.DecodedLen(payload); err == nil && n == len(dst) {
+			out, err = s2.Decode(dst, payload)
+		}
+	default:
+		return errs.New(errs.Newer, "record with unknown codec %d", codec)
+	}
+	if err != nil {
+		return errs.As(errs.Corrupt, err)
+	}
+	if len(out) != len(dst) {
+		return errs.New(errs.Corrupt, "record decodes to %d bytes, not %d", len(out), len(dst))
+	}
+	if len(dst) > 0 && &out[0] != &dst[0] {
+		copy(dst, out)
+	}
+	return nil
+}
+
 func decodeS2(payload []byte, rawLen int) ([]byte, error) {
 	n, err := s2.DecodedLen(payload)
 	if err != nil || n != rawLen {

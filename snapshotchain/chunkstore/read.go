@@ -11,21 +11,54 @@ import (
 // Chunk returns the pages of a chunk. The result is shared and must not be written to.
 func (s *Store) Chunk(ctx context.Context, p Ptr) ([]byte, error) {
 	return s.chunks.Get(ctx, p, func() ([]byte, error) {
-		b, err := s.ReadRecord(ctx, p, KindChunk)
-		if err == nil && len(b)%PageSize != 0 {
-			return nil, errs.New(errs.Corrupt, "chunk %s of %d bytes", p, len(b))
-		}
-		return b, err
+		return s.chunk(ctx, p, nil)
 	})
+}
+
+func (s *Store) chunk(ctx context.Context, p Ptr, into []byte) ([]byte, error) {
+	b, err := s.read(ctx, p, KindChunk, into)
+	if err == nil && len(b)%PageSize != 0 {
+		return nil, errs.New(errs.Corrupt, "chunk %s of %d bytes", p, len(b))
+	}
+	return b, err
+}
+
+// ReadChunk fills dst with the bytes of a chunk from offset from. once says that they will hardly be asked for
+// again soon: a chunk that dst holds whole is then decoded there, past the cache.
+func (s *Store) ReadChunk(ctx context.Context, p Ptr, from int64, dst []byte, once bool) error {
+	b, ok := s.chunks.Peek(p)
+	var err error
+	switch {
+	case ok:
+	case once && from == 0 && len(dst) > 0:
+		if b, err = s.chunk(ctx, p, dst); err == nil && &b[0] != &dst[0] { // dst holds only a part of it
+			s.chunks.Put(p, b)
+		}
+	default:
+		b, err = s.Chunk(ctx, p)
+	}
+	if err != nil {
+		return err
+	}
+	if from+int64(len(dst)) > int64(len(b)) {
+		return errs.New(errs.Corrupt, "chunk %s of %d bytes is too short for its map", p, len(b))
+	}
+	copy(dst, b[from:]) // nothing happens when it was decoded there
+	return nil
 }
 
 // ReadRecord returns the decoded payload of a record of the kind, past the cache. Bad bytes are a
 // Corrupt error that names the record.
 func (s *Store) ReadRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte, error) {
+	return s.read(ctx, p, kind, nil)
+}
+
+// read decodes a record into the given bytes when it is as long, or into new ones.
+func (s *Store) read(ctx context.Context, p Ptr, kind RecordKind, into []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	raw, err := s.readRecord(ctx, p, kind)
+	raw, err := s.readRecord(ctx, p, kind, into)
 	if errs.Is(err, errs.Corrupt) && s.MarkBad(p) {
 		s.opts.OnBad(p, err)
 	}
@@ -36,20 +69,20 @@ func (s *Store) ReadRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte,
 }
 
 // readRecord reads a record; once more when its container was packed meanwhile.
-func (s *Store) readRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte, error) {
+func (s *Store) readRecord(ctx context.Context, p Ptr, kind RecordKind, into []byte) ([]byte, error) {
 	for {
 		c, err := s.container(p.Container)
 		if err != nil {
 			return nil, err
 		}
-		raw, err := s.readRecordOf(ctx, c, p, kind)
+		raw, err := s.readRecordOf(ctx, c, p, kind, into)
 		if err == nil || !s.replaced(c) {
 			return raw, err
 		}
 	}
 }
 
-func (s *Store) readRecordOf(ctx context.Context, c *container, p Ptr, kind RecordKind) ([]byte, error) {
+func (s *Store) readRecordOf(ctx context.Context, c *container, p Ptr, kind RecordKind, into []byte) ([]byte, error) {
 	sl, err := s.slot(ctx, c, p.Slot)
 	if err != nil {
 		return nil, err
@@ -65,6 +98,9 @@ func (s *Store) readRecordOf(ctx context.Context, c *container, p Ptr, kind Reco
 	}
 	if r.slot != p.Slot || r.kind != kind {
 		return nil, errs.New(errs.Corrupt, "record of slot %d and kind %d in the place of slot %d", r.slot, r.kind, p.Slot)
+	}
+	if r.rawLen == len(into) && r.rawLen > 0 {
+		return into, s.codecs.decodeInto(r.codec, r.payload, into)
 	}
 	raw, err := s.codecs.decode(r.codec, r.payload, r.rawLen)
 	if err == nil && r.codec == CodecRaw {

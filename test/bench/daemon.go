@@ -15,7 +15,8 @@ import (
 type daemon struct {
 	*background
 	*api.Client
-	data string
+	data        string
+	compression string // of backups
 }
 
 func (b *bench) daemon(ctx context.Context, data string) (*daemon, error) {
@@ -53,7 +54,7 @@ func (d *daemon) backup(ctx context.Context, vm, disk string, changed *[]api.Ran
 	}
 	began := time.Now()
 	var j api.Job
-	req := api.BackupRequest{VM: vm, Disks: []api.DiskSource{{Name: "sda", Source: disk, Changed: changed}}}
+	req := api.BackupRequest{VM: vm, Compression: d.compression, Disks: []api.DiskSource{{Name: "sda", Source: disk, Changed: changed}}}
 	if err := d.Do(ctx, "POST", "/v1/backups", nil, req, &j); err != nil {
 		return nil, cost{}, err
 	}

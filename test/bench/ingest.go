@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"livemount/server/api"
 )
 
 // ingested is one backup of a disk by one program.
@@ -22,6 +24,7 @@ type ingester struct {
 func (b *bench) ingesters() []ingester {
 	return []ingester{
 		{"livemount", b.withLivemount},
+		{"livemount, fast", b.withFast},
 		{"borg create (fixed,65536, zstd,1)", b.withBorg},
 		{"restic backup", b.withRestic},
 	}
@@ -99,6 +102,30 @@ func (b *bench) withBorg(ctx context.Context, dir, disk string) (ingested, error
 	}
 	stored, err := allocated(dir)
 	return ingested{c, stored}, err
+}
+
+// withFast stores with the fast compression; what is packed afterwards is told apart.
+func (b *bench) withFast(ctx context.Context, dir, disk string) (ingested, error) {
+	d, err := b.daemon(ctx, dir)
+	if err != nil {
+		return ingested{}, err
+	}
+	defer d.stop()
+	d.compression = "fast"
+	got, c, err := d.backup(ctx, "vm", disk, nil)
+	if err != nil {
+		return ingested{}, err
+	}
+	var s api.Status
+	for began := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+		if err := d.Do(ctx, "GET", "/v1/status", nil, nil, &s); err != nil {
+			return ingested{}, err
+		}
+		if s.FastBytes == 0 {
+			b.report.Packed = packedRow{time.Since(began).Seconds(), s.StoredBytes}
+			return ingested{c, got.Disks[0].StoredBytes}, nil
+		}
+	}
 }
 
 type borgRepo struct{ dir, home string }

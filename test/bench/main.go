@@ -30,7 +30,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	b := &bench{}
-	only := flag.String("only", "ingest,increment,memory,mount", "what to measure, with commas")
+	only := flag.String("only", "ingest,increment,share,memory,mount,read,depth", "what to measure, with commas")
 	out := flag.String("json", "build/bench.json", "file for the results")
 	flag.StringVar(&b.disk, "disk", "build/bench-disk.raw", "a raw disk with a real system; made when it is missing")
 	flag.IntVar(&b.rounds, "rounds", 2, "ingests of the whole disk with each program, in turn; the fastest counts")
@@ -56,7 +56,7 @@ func (b *bench) run(ctx context.Context, only []string) (err error) {
 	if b.disk, err = filepath.Abs(b.disk); err != nil {
 		return err
 	}
-	if slices.Contains(only, "ingest") || slices.Contains(only, "increment") {
+	if slices.Contains(only, "ingest") || slices.Contains(only, "increment") || slices.Contains(only, "read") {
 		if err := command(ctx, filepath.Join(b.root, "test/bench/mkdisk.sh"), b.disk).toStderr(); err != nil {
 			return err
 		}
@@ -67,12 +67,13 @@ func (b *bench) run(ctx context.Context, only []string) (err error) {
 	defer b.clean()
 	b.report.describe(ctx)
 	parts := map[string]func(context.Context) error{
-		"ingest": b.ingest, "increment": b.increment, "memory": b.memory, "mount": b.mount,
+		"ingest": b.ingest, "increment": b.increment, "share": b.share, "memory": b.memory, "mount": b.mount,
+		"read": b.read, "depth": b.depth,
 	}
 	for _, name := range only {
 		f, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("nothing to measure is named %q: ingest, increment, memory or mount", name)
+			return fmt.Errorf("nothing to measure is named %q: ingest, increment, share, memory, mount, read or depth", name)
 		}
 		if err := f(ctx); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

@@ -40,6 +40,9 @@ func (b *bench) mount(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := b.idle(ctx, d); err != nil {
+		return err
+	}
 	for _, disk := range disks {
 		progress("%d mounts of %s as qcow2 overlay", b.mounts, disk.size)
 		if err := b.mountsOfQemu(ctx, disk.path, disk.size); err != nil {
@@ -51,6 +54,30 @@ func (b *bench) mount(ctx context.Context) error {
 		return err
 	}
 	b.report.judgeMounts()
+	return nil
+}
+
+// idle looks at the memory of a daemon with ten mounts of 1 TiB that nobody uses.
+func (b *bench) idle(ctx context.Context, d *daemon) error {
+	const mounts = 10
+	var ids []string
+	for i := range mounts {
+		id, _, err := d.mount(ctx, "big@latest", b.path(fmt.Sprintf("idle-%d", i)))
+		if err != nil {
+			return err
+		}
+		ids = append(ids, id)
+	}
+	var err error
+	if b.report.IdleBytes, err = resident(d.pid()); err != nil {
+		return err
+	}
+	b.report.judge("memory of the daemon with ten mounts", "< 256 MB", fmt.Sprintf("%d MB", b.report.IdleBytes/1e6), b.report.IdleBytes < 256e6)
+	for _, id := range ids {
+		if err := d.unmount(ctx, id); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

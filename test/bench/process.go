@@ -112,19 +112,25 @@ func cpu(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / perSecond, err
 }
 
-// peak is the peak resident memory of a running process (VmHWM), in bytes.
-func peak(pid int) (int64, error) {
+// peak is the peak resident memory of a running process, in bytes.
+func peak(pid int) (int64, error) { return memory(pid, "VmHWM:") }
+
+// resident is the resident memory of a running process now, in bytes.
+func resident(pid int) (int64, error) { return memory(pid, "VmRSS:") }
+
+// memory reads a line of proc(5), status.
+func memory(pid int, name string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for _, line := range strings.Split(string(b), "\n") {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name {
 			kib, err := strconv.ParseInt(f[1], 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, fmt.Errorf("process %d has no VmHWM", pid)
+	return 0, fmt.Errorf("process %d has no %s", pid, name)
 }
 
 // dropCache makes everything be read from the disk again. It stands before each ingest, whoever does it.

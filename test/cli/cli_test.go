@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"daemon": startDaemon, "stop": stopDaemon, "disk": makeDisk, "write": writeDisk, "fails": fails, "json": normalize,
 			"get": get, "holes": makeHole, "ambiguous": ambiguous, "extents": makeExtents,
+			"relay": startRelay,
 		},
 	})
 }

@@ -71,6 +71,12 @@ func (h *history) data(o op) []byte {
 // most, of which the last one never returned: the kernel may have sent it in several requests, cut at pages.
 // It leaves disks as seen.
 func prefix(disks, seen [][]byte, h *history, least, most uint64) (uint64, error) {
+	return prefixAt(disks, seen, h, least, most, most-1)
+}
+
+// prefixAt is prefix for a moment in the middle of a history: any op from the one numbered torn on, counted
+// from 0, can have been under way.
+func prefixAt(disks, seen [][]byte, h *history, least, most, torn uint64) (uint64, error) {
 	wrong := 0
 	bad := make([][]bool, len(disks))
 	look := func(d int, from, to int64) {
@@ -104,7 +110,7 @@ func prefix(disks, seen [][]byte, h *history, least, most uint64) (uint64, error
 			end := min(o.off+o.n, (at/harness.PageSize+1)*harness.PageSize)
 			copy(disks[o.disk][at:end], h.data(o)[at-o.off:])
 			look(o.disk, at, end)
-			if at = end; wrong == 0 && k+1 == most && at < o.off+o.n {
+			if at = end; wrong == 0 && k >= torn && at < o.off+o.n {
 				return k, nil
 			}
 		}

@@ -10,9 +10,10 @@ packages() {
 	demo) echo mount util-linux fdisk e2fsprogs fuse3 jq ;;
 	# gcc: the race detector. The rest are the programs that use a mount in tests.
 	test) echo mount util-linux fdisk e2fsprogs fuse3 jq gcc libc6-dev xfsprogs \
-		fio sqlite3 stress-ng qemu-utils psmisc ;;
+		fio sqlite3 stress-ng qemu-utils psmisc mmdebstrap extlinux qemu-system-x86 ;;
 	# borgbackup, restic and qemu-storage-daemon (in qemu-system-common) run beside Livemount.
-	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup restic \
+	# python3-pyfuse3: borg mount.
+	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup python3-pyfuse3 restic fio \
 		qemu-utils qemu-system-common ;;
 	*)
 		echo "install.sh: no target is named $1: demo, test or bench" >&2

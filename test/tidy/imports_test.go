@@ -41,7 +41,7 @@ func table() map[string][]string {
 			"internal/space", "internal/vfs", "server/api", "snapshotchain",
 		},
 		"server/daemon":  {"internal/errs", "server", "server/api"},
-		"mountctl":       {"internal/errs", "server/api"},
+		"mountctl":       {"internal/clock", "internal/errs", "internal/vfs", "server/api"},
 		"cmd/livemountd": {"server/daemon"},
 		"cmd/mountctl":   {"mountctl"},
 	}
