@@ -240,7 +240,7 @@ func TestNodesGoWhenTheKernelForgetsThem(t *testing.T) {
 }
 
 // TestAMillionPointsAreListedAtOnce looks at one of a thousand VMs with a thousand points each. The limit is
-// some ten times what it takes.
+// some fifty times what it takes.
 func TestAMillionPointsAreListedAtOnce(t *testing.T) {
 	m := mounted(t, config{VMs: 1000, Points: 1000})
 	for dir, want := range map[string]int{m.dir: 1001, m.dir + "/vm-0500": 1001} {
