@@ -2,6 +2,7 @@ package fs
 
 import (
 	"cmp"
+	"context"
 	iofs "io/fs"
 	"slices"
 	"sync"
@@ -10,26 +11,25 @@ import (
 	"livemount/internal/errs"
 )
 
-// Dir is a folder.
+// Dir is the folder of a Tree.
 type Dir struct {
-	id   NodeID
-	name string
+	id NodeID
 
 	mu       sync.RWMutex
-	byName   map[string]Node // guarded by mu
-	byID     []Node          // sorted by id; guarded by mu
-	modified time.Time       // guarded by mu
+	byName   map[string]*File // guarded by mu
+	byID     []*File          // sorted by id; guarded by mu
+	modified time.Time        // guarded by mu
 }
 
 func newDir(now time.Time) *Dir {
-	return &Dir{id: RootID, byName: map[string]Node{}, modified: now}
+	return &Dir{id: RootID, byName: map[string]*File{}, modified: now}
 }
 
 // ID implements Node.
 func (d *Dir) ID() NodeID { return d.id }
 
-// Name implements Node. The root's is empty.
-func (d *Dir) Name() string { return d.name }
+// Parent implements Folder.
+func (d *Dir) Parent() NodeID { return d.id }
 
 // Attr implements Node.
 func (d *Dir) Attr() Attr {
@@ -38,40 +38,45 @@ func (d *Dir) Attr() Attr {
 	return Attr{ID: d.id, Mode: iofs.ModeDir | 0o755, Accessed: d.modified, Modified: d.modified, Changed: d.modified}
 }
 
-// Lookup finds a node of the folder by name, or returns NotFound.
-func (d *Dir) Lookup(name string) (Node, error) {
+// Lookup implements Folder.
+func (d *Dir) Lookup(_ context.Context, name string) (Node, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if n, ok := d.byName[name]; ok {
-		return n, nil
+	if f, ok := d.byName[name]; ok {
+		return f, nil
 	}
 	return nil, errs.New(errs.NotFound, "file %q does not exist", name)
 }
 
-// List returns at most limit nodes with ids above after, in the order of ids. A listing that continues
-// behind the last id it got sees every node that stayed exactly once, whatever was added meanwhile.
-func (d *Dir) List(after NodeID, limit int) []Node {
+// List implements Folder, in the order of ids. The cookie behind a file is its id.
+func (d *Dir) List(_ context.Context, behind Cookie, limit int) ([]Entry, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	at, found := slices.BinarySearchFunc(d.byID, after, compareID)
+	at, found := slices.BinarySearchFunc(d.byID, NodeID(behind), compareID)
 	if found {
 		at++
 	}
-	rest := d.byID[at:]
-	return slices.Clone(rest[:min(limit, len(rest))])
+	var list []Entry
+	for _, f := range d.byID[at:] {
+		if len(list) == limit {
+			break
+		}
+		list = append(list, Entry{Name: f.name, ID: f.id, Cookie: Cookie(f.id)})
+	}
+	return list, nil
 }
 
-func compareID(n Node, id NodeID) int { return cmp.Compare(n.ID(), id) }
+func compareID(f *File, id NodeID) int { return cmp.Compare(f.id, id) }
 
-func (d *Dir) add(n Node, now time.Time) error {
+func (d *Dir) add(f *File, now time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, ok := d.byName[n.Name()]; ok {
-		return errs.New(errs.Exists, "file %s exists", n.Name())
+	if _, ok := d.byName[f.name]; ok {
+		return errs.New(errs.Exists, "file %s exists", f.name)
 	}
-	at, _ := slices.BinarySearchFunc(d.byID, n.ID(), compareID)
-	d.byName[n.Name()] = n
-	d.byID = slices.Insert(d.byID, at, n)
+	at, _ := slices.BinarySearchFunc(d.byID, f.id, compareID)
+	d.byName[f.name] = f
+	d.byID = slices.Insert(d.byID, at, f)
 	d.modified = now
 	return nil
 }

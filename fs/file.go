@@ -11,7 +11,7 @@ import (
 	"livemount/internal/errs"
 )
 
-// File is a disk in a folder. It has the methods of a blockdev.Device but Close; writes to a read-only
+// File is a disk in the folder of a Tree. It has the methods of a blockdev.Device but Close; writes to a read-only
 // file are Denied.
 type File struct {
 	id        NodeID
@@ -42,7 +42,7 @@ func newFile(c clock.Clock, d Disk) *File {
 // ID implements Node.
 func (f *File) ID() NodeID { return f.id }
 
-// Name implements Node.
+// Name in its folder.
 func (f *File) Name() string { return f.name }
 
 // Writable says whether the file takes writes.

@@ -55,10 +55,10 @@ func TestIDsAndNamesAreUnique(t *testing.T) {
 			t.Errorf("id %d name %s: got %v, want %v", c.id, c.name, err, c.want)
 		}
 	}
-	if n, err := tree.Node(7); err != nil || n != fs.Node(f) {
-		t.Errorf("node 7: %v, %v", n, err)
+	if n, err := tree.Root().Lookup(t.Context(), "a"); err != nil || n != fs.Node(f) {
+		t.Errorf("file a: %v, %v", n, err)
 	}
-	if _, err := tree.Root().Lookup("b"); !errs.Is(err, errs.NotFound) {
+	if _, err := tree.Root().Lookup(t.Context(), "b"); !errs.Is(err, errs.NotFound) {
 		t.Errorf("lookup of what was refused: %v", err)
 	}
 }
@@ -69,14 +69,17 @@ func TestListContinuesBehindAnID(t *testing.T) {
 		add(t, tree, fs.Disk{ID: id, Name: "disk" + string(rune('0'+id)), Data: blockdev.NewMem(1)})
 	}
 	var seen []fs.NodeID
-	for after := fs.NodeID(0); ; {
-		list := tree.Root().List(after, 1)
+	for behind := fs.Cookie(0); ; {
+		list, err := tree.Root().List(t.Context(), behind, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if len(list) == 0 {
 			break
 		}
-		after = list[0].ID()
-		seen = append(seen, after)
-		if after == 3 {
+		behind = list[0].Cookie
+		seen = append(seen, list[0].ID)
+		if list[0].ID == 3 {
 			add(t, tree, fs.Disk{ID: 4, Name: "new", Data: blockdev.NewMem(1)})
 		}
 	}

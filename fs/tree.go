@@ -1,17 +1,17 @@
 // Package fs is the tree of a mounted datastore, free of any protocol: FUSE, NFS and go-billy are
-// translators over it. For now it is one folder with a file for each disk.
+// translators over it. There are two: a Tree is one folder with a file for each disk that was added; a
+// History shows, read-only, every disk of every point that a Catalogue has, as VM/TIME/DISK.raw.
 //
-// A file is a window on a blockdev.Reader or blockdev.Device that the tree does not own: whoever opened
-// the device closes it after every translator has stopped. Files have a fixed size. Node ids are stable
-// and never used again. All methods may be called from several goroutines.
+// A file of a Tree is a window on a blockdev.Reader or blockdev.Device that the tree does not own: whoever
+// opened the device closes it after every translator has stopped. A History opens disks when they are read.
+// Files have a fixed size. Node ids are stable and never used again. All methods may be called from several
+// goroutines.
 //
-// The package knows nothing of points, chains or servers: what it needs is handed in.
+// The package knows nothing of chains or servers: what it needs is handed in.
 package fs
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -30,14 +30,14 @@ type Options struct {
 	Space func(context.Context) (vfs.Space, error)
 }
 
-// Tree holds all nodes of a mount.
+// Tree is a folder of disks.
 type Tree struct {
 	clock clock.Clock
 	space func(context.Context) (vfs.Space, error)
 	root  *Dir
 
 	mu    sync.RWMutex
-	nodes map[NodeID]Node // guarded by mu
+	files map[NodeID]*File // guarded by mu
 }
 
 // New returns a tree with an empty root folder.
@@ -47,28 +47,18 @@ func New(opts Options) *Tree {
 	}
 	t := &Tree{clock: opts.Clock, space: opts.Space}
 	t.root = newDir(t.clock.Now())
-	t.nodes = map[NodeID]Node{RootID: t.root}
+	t.files = map[NodeID]*File{}
 	return t
 }
 
-// Root is the topmost folder.
-func (t *Tree) Root() *Dir { return t.root }
+// Root implements Served.
+func (t *Tree) Root() Folder { return t.root }
 
-// Node finds a node by its id, or returns NotFound.
-func (t *Tree) Node(id NodeID) (Node, error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if n, ok := t.nodes[id]; ok {
-		return n, nil
-	}
-	return nil, errs.New(errs.NotFound, "node %d does not exist", id)
-}
-
-// Len is the number of nodes, with the root.
+// Len implements Served.
 func (t *Tree) Len() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(t.nodes)
+	return len(t.files) + 1
 }
 
 // Disk describes the file of a disk.
@@ -99,27 +89,26 @@ func (t *Tree) AddDisk(d Disk) (*File, error) {
 	f := newFile(t.clock, d)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if old := t.nodes[d.ID]; old != nil {
+	if old := t.files[d.ID]; old != nil {
 		return nil, errs.New(errs.Exists, "file %s: node id %d belongs to %s", d.Name, d.ID, old.Name())
 	}
 	if err := t.root.add(f, t.clock.Now()); err != nil {
 		return nil, err
 	}
-	t.nodes[d.ID] = f
+	t.files[d.ID] = f
 	return f, nil
 }
 
-// Space tells the bytes of the store below.
+// Space implements Served.
 func (t *Tree) Space(ctx context.Context) (vfs.Space, error) {
 	if t.space != nil {
 		return t.space(ctx)
 	}
 	t.mu.RLock()
-	nodes := slices.Collect(maps.Values(t.nodes))
-	t.mu.RUnlock()
+	defer t.mu.RUnlock()
 	var s vfs.Space
-	for _, n := range nodes {
-		s.TotalBytes += n.Attr().SizeBytes
+	for _, f := range t.files {
+		s.TotalBytes += f.Size()
 	}
 	return s, nil
 }

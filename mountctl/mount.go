@@ -171,6 +171,9 @@ func goneText(m *api.Mount) string {
 }
 
 func whatGoes(m *api.Mount, req *api.UnmountRequest) string {
+	if m.Kind != "" {
+		return fmt.Sprintf("mount %s of all points at %s would end; nothing would be lost", short(m.Mount), m.Path)
+	}
 	if !req.Keep && m.State != "mounted" {
 		return fmt.Sprintf("what was written to mount %s of %s, %s, would be lost for good", short(m.Mount), m.VM, m.State)
 	}
@@ -193,12 +196,16 @@ func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 	if err != nil {
 		return nil, err
 	}
+	real, err := filepath.EvalSymlinks(abs) // mounts are listed without links
+	if err != nil {
+		real = abs
+	}
 	var found []*api.Mount
 	for i := range v.Mounts {
 		m := &v.Mounts[i]
 		// A folder means what is mounted there now, never a mount that was kept and had it before. It may look
 		// like the beginning of an id.
-		if m.Path == abs && m.State == "mounted" {
+		if (m.Path == abs || m.Path == real) && m.State == "mounted" {
 			return m, nil
 		}
 		if strings.HasPrefix(m.Mount, strings.ToLower(name)) {

@@ -115,10 +115,13 @@ func (a *app) addCommands(root *cobra.Command) {
 	complete := map[string]completion{
 		"backup": a.completeVMs("", none), "points": a.completeVMs("", none), "config": a.completeVMs("@", none),
 		"mount": a.completeVMs("@", cobra.ShellCompDirectiveFilterDirs), "unmount": a.completeMounts,
+		"browse": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
 		"export": a.completeVMs("@", none), "diff": a.completeVMs("@", none),
 	}
 	for _, c := range []*cobra.Command{
-		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.mountsCmd(), a.unmountCmd(), a.commitCmd(), a.forkCmd(),
+		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.commitCmd(), a.forkCmd(),
 		a.exportCmd(), a.diffCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes

@@ -68,6 +68,9 @@ func (s *Server) startCommit(ctx context.Context, m *mount, branch string) (*job
 
 // mustHaveLog is an error when there is nothing written that could be kept.
 func (m *mount) mustHaveLog(what string) error {
+	if err := m.mustBeOfPoint(what); err != nil {
+		return err
+	}
 	id := m.rec.ID
 	switch {
 	case m.rec.ReadOnly:

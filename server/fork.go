@@ -15,7 +15,7 @@ import (
 
 // fork makes a second writable mount at path, with the state that the first has at this moment. Both go on.
 func (s *Server) fork(ctx context.Context, m *mount, path string) (*mount, error) {
-	made, err := s.prepareDir(path)
+	path, made, err := s.prepareDir(path)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ func (s *Server) handler() http.Handler {
 		"DELETE /v1/jobs/{id}":         s.cancelJob,
 		"GET /v1/mounts":               s.getMounts,
 		"POST /v1/mounts":              s.postMount,
+		"POST /v1/browse":              s.postBrowse,
 		"GET /v1/mounts/{id}":          s.getMount,
 		"POST /v1/mounts/{id}/unmount": s.postUnmount,
 		"POST /v1/mounts/{id}/resume":  s.postResume,
@@ -238,7 +239,7 @@ func (s *Server) getPoints(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	points, err := s.store.Points(r.Context(), &vm)
+	vm, points, err := s.store.PointsOf(r.Context(), vm.ID)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -35,6 +35,7 @@ type mount struct {
 	rec       *mountRecord
 	log       *overlay.Log // nil when read-only or not served
 	bases     []*snapshotchain.Disk
+	history   *fs.History    // of a browse mount that is served
 	fuse      *fusefs.Server // nil when not served
 	leaving   bool           // an unmount of ours is under way
 	failure   error          // why it is not served though it should be
@@ -49,7 +50,7 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	if err == nil {
 		err = m.openLog(ctx, nodes, fresh)
 	}
-	var tree *fs.Tree
+	var tree fs.Served
 	if err == nil {
 		tree, err = m.tree()
 	}
@@ -138,8 +139,14 @@ func (s *Server) overlayID(id mountID) (out [16]byte) {
 	return out
 }
 
-func (m *mount) tree() (*fs.Tree, error) {
-	t := fs.New(fs.Options{Clock: m.s.clock, Space: func(context.Context) (vfs.Space, error) { return m.s.guard.Space() }})
+// tree returns what the mount shows.
+func (m *mount) tree() (fs.Served, error) {
+	space := func(context.Context) (vfs.Space, error) { return m.s.guard.Space() }
+	if m.rec.Kind == kindBrowse {
+		m.history = fs.NewHistory(&catalogue{store: m.s.store, mount: m}, fs.HistoryOptions{Space: space})
+		return m.history, nil
+	}
+	t := fs.New(fs.Options{Clock: m.s.clock, Space: space})
 	for i := range m.rec.Disks {
 		d := &m.rec.Disks[i]
 		var data blockdev.Reader = m.bases[i]
@@ -177,7 +184,7 @@ func (m *mount) allocated(log *overlay.Log, d *snapshotchain.PointDisk) func() i
 	}
 }
 
-func (m *mount) mountTree(ctx context.Context, tree *fs.Tree) error {
+func (m *mount) mountTree(ctx context.Context, tree fs.Served) error {
 	// A dead mount of an earlier run goes as late as can be: until the new one is there, programs meet the
 	// bare folder.
 	if _, err := fusefs.CleanDead(ctx, m.rec.Path); err != nil {
@@ -186,6 +193,7 @@ func (m *mount) mountTree(ctx context.Context, tree *fs.Tree) error {
 	f, err := fusefs.Mount(ctx, tree, fusefs.Options{
 		Dir: m.rec.Path, ReadOnly: m.rec.ReadOnly, AllowOther: os.Geteuid() == 0,
 		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log, OverFiles: m.returning,
+		Changing: m.rec.Kind == kindBrowse,
 	})
 	if err != nil {
 		return err
@@ -231,6 +239,10 @@ func (m *mount) release() error {
 		err = errors.Join(err, b.Close())
 	}
 	m.bases = nil
+	if m.history != nil {
+		err = errors.Join(err, m.history.Close())
+		m.history = nil
+	}
 	m.serving.Store(false)
 	return err
 }
@@ -269,6 +281,9 @@ func (m *mount) view() api.Mount {
 		Mount: m.rec.ID.String(), VM: m.s.nameOf(m.rec), Point: m.rec.Point.String(), PointTime: m.rec.PointTime,
 		Path: m.rec.Path, State: m.rec.State, ReadOnly: m.rec.ReadOnly, Created: m.rec.Created, Disks: []api.MountDisk{},
 		ElapsedSeconds: m.elapsed.Seconds(), OverlayBytes: m.rec.Overlay, WrittenBytes: m.rec.Written, Modified: m.rec.Modified,
+	}
+	if m.rec.Kind == kindBrowse {
+		v.Kind, v.Point = m.rec.Kind, ""
 	}
 	if m.rec.Origin != 0 {
 		v.ForkedFrom = m.rec.Origin.String()

@@ -18,6 +18,7 @@ type mountRecord struct {
 	Format    int                   `json:"format"`
 	Gen       uint64                `json:"gen"` // grows with each write; of the good copies the highest counts
 	ID        mountID               `json:"mount"`
+	Kind      string                `json:"kind,omitempty"` // "" shows a point, browse all of them
 	VM        string                `json:"vm"`
 	VMID      snapshotchain.VMID    `json:"vm_id"`
 	Point     snapshotchain.PointID `json:"point"`
@@ -53,6 +54,9 @@ const (
 	stateDiscarded = "discarded"
 	stateForking   = "forking" // a fork that is not complete: it is removed
 )
+
+// kindBrowse is the kind of a mount that shows all points.
+const kindBrowse = "browse"
 
 const (
 	recordFormat = 1

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"livemount/fs/fusefs"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/server/api"
@@ -28,39 +27,25 @@ func (s *Server) createMount(ctx context.Context, req *api.MountRequest) (*mount
 	if err != nil {
 		return nil, err
 	}
-	made, err := s.prepareDir(req.Path)
+	rec := &mountRecord{VM: vm.Name, VMID: vm.ID, Point: p.ID, PointTime: p.Time, ReadOnly: req.ReadOnly}
+	for i, d := range p.Disks {
+		rec.Disks = append(rec.Disks, mountDisk{Node: uint64(i) + 2, Disk: d})
+	}
+	return s.mountAt(ctx, rec, req.Path)
+}
+
+// mountAt makes a mount of what rec says at dir.
+func (s *Server) mountAt(ctx context.Context, rec *mountRecord, dir string) (*mount, error) {
+	path, made, err := s.prepareDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.newMount(ctx, &vm, &p, req, made)
+	rec.Path, rec.MadeDir = path, made
+	m, err := s.newMount(ctx, rec)
 	if err != nil && made {
-		err = errors.Join(err, os.Remove(req.Path))
+		err = errors.Join(err, os.Remove(path))
 	}
 	return m, err
-}
-
-// prepareDir makes the folder when only it is missing. It reports whether it did.
-func (s *Server) prepareDir(dir string) (bool, error) {
-	if !filepath.IsAbs(dir) {
-		return false, errs.New(errs.Invalid, "mount folder %q is not an absolute path", dir)
-	}
-	if rel, err := filepath.Rel(s.config.Data, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return false, errs.WithTry(errs.New(errs.Invalid, "mount folder %s lies inside the store", dir), "a folder elsewhere")
-	}
-	if m := s.mountAbove(dir); m != nil {
-		return false, errs.WithTry(errs.New(errs.Busy, "%s is in use by mount %s", dir, m.rec.ID), "another folder, or mountctl unmount %s", m.rec.ID)
-	}
-	if _, err := fusefs.CleanDead(context.Background(), dir); err != nil {
-		return false, err
-	}
-	err := os.Mkdir(dir, 0o755)
-	if errs.Is(err, errs.Exists) {
-		return false, nil // fusefs says whether it can be used
-	}
-	if errs.Is(err, errs.NotFound) {
-		return false, errs.WithTry(errs.New(errs.NotFound, "mount folder %s: the folder above it does not exist", dir), "mkdir -p %s", filepath.Dir(dir))
-	}
-	return err == nil, err
 }
 
 // mountAbove returns the mount that serves path, or nil. A path on a mount of our own must not even be looked
@@ -77,16 +62,9 @@ func (s *Server) mountAbove(path string) *mount {
 	return nil
 }
 
-func (s *Server) newMount(ctx context.Context, vm *snapshotchain.VM, p *snapshotchain.Point, req *api.MountRequest, made bool) (*mount, error) {
-	id := snapshotchain.NewID[ofMount]()
-	m := &mount{s: s, dir: filepath.Join(s.mountsDir(), id.String())}
-	m.rec = &mountRecord{
-		ID: id, VM: vm.Name, VMID: vm.ID, Point: p.ID, PointTime: p.Time, Created: s.clock.Now().UTC(), Path: req.Path,
-		MadeDir: made, ReadOnly: req.ReadOnly, State: stateMounted,
-	}
-	for i, d := range p.Disks {
-		m.rec.Disks = append(m.rec.Disks, mountDisk{Node: uint64(i) + 2, Disk: d})
-	}
+func (s *Server) newMount(ctx context.Context, rec *mountRecord) (*mount, error) {
+	rec.ID, rec.Created, rec.State = snapshotchain.NewID[ofMount](), s.clock.Now().UTC(), stateMounted
+	m := &mount{s: s, dir: filepath.Join(s.mountsDir(), rec.ID.String()), rec: rec}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.serving.Store(true)
@@ -97,7 +75,7 @@ func (s *Server) newMount(ctx context.Context, vm *snapshotchain.VM, p *snapshot
 		s.dropMount(m)
 		return nil, errors.Join(err, vfs.RemoveAll(vfs.OS{}, m.dir))
 	}
-	s.log.Info("mounted", "mount", id.String(), "vm", vm.Name, "point", p.ID.String(), "path", req.Path)
+	s.log.Info("mounted", "mount", rec.ID.String(), "vm", rec.VM, "point", rec.Point.String(), "path", rec.Path)
 	return m, nil
 }
 
@@ -177,6 +155,11 @@ func (s *Server) forget(m *mount) error {
 func (s *Server) unmount(ctx context.Context, m *mount, req *api.UnmountRequest) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if req.Keep {
+		if err := m.mustBeOfPoint("keep"); err != nil {
+			return err
+		}
+	}
 	if req.Keep && m.rec.ReadOnly {
 		return errs.New(errs.Invalid, "mount %s is read-only: there is nothing to keep", m.rec.ID)
 	}
@@ -194,8 +177,11 @@ func (s *Server) unmount(ctx context.Context, m *mount, req *api.UnmountRequest)
 }
 
 // resume serves a kept mount again.
-func (s *Server) resume(ctx context.Context, m *mount, dir string) error {
-	made, err := s.prepareDir(dir)
+func (s *Server) resume(ctx context.Context, m *mount, path string) error {
+	if err := m.mustBeOfPoint("resume"); err != nil {
+		return err
+	}
+	dir, made, err := s.prepareDir(path)
 	if err != nil {
 		return err
 	}
@@ -364,6 +350,7 @@ func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord)
 	m.serving.Store(true)
 	m.returning = true
 	defer func() { m.returning = false }()
+	s.remakeDir(rec.Path)
 	if err := m.serve(ctx, false); err != nil {
 		m.failure = err
 		s.log.Error("mount did not come back", "mount", rec.ID.String(), "path", rec.Path, "err", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 
 	"livemount/blockdev"
@@ -22,8 +23,8 @@ type damageList struct {
 func (d *damageList) add(format string, args ...any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.list) < damageMax {
-		d.list = append(d.list, fmt.Sprintf(format, args...))
+	if what := fmt.Sprintf(format, args...); len(d.list) < damageMax && !slices.Contains(d.list, what) {
+		d.list = append(d.list, what)
 	}
 }
 

@@ -64,7 +64,7 @@ func (s *Server) whatGoes(ctx context.Context, name string) (*api.Removed, error
 		if v.ID != vm.ID {
 			what.Branches = append(what.Branches, v.Name)
 		}
-		points, err := s.store.Points(ctx, &v)
+		_, points, err := s.store.PointsOf(ctx, v.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -9,10 +9,25 @@ import (
 )
 
 // Points returns the points of a VM, oldest first. A record that Badger lost or spoiled is read from the
-// journal instead. The list is shared and must not be changed.
+// journal instead. The list is shared and must not be changed. Busy when points came or went since vm was
+// asked for.
 func (s *Store) Points(ctx context.Context, vm *VM) ([]Point, error) {
 	// The sum changes with the points, so a list that is kept under it is never out of date.
 	return s.points.Get(ctx, pointsKey{vm.ID, vm.Sum}, func() ([]Point, error) { return s.loadPoints(ctx, vm) })
+}
+
+// PointsOf returns a VM as it is now, with its points.
+func (s *Store) PointsOf(ctx context.Context, id VMID) (VM, []Point, error) {
+	for {
+		vm, err := s.VMByID(id)
+		if err != nil {
+			return VM{}, nil, err
+		}
+		points, err := s.Points(ctx, &vm)
+		if !errs.Is(err, errs.Busy) { // it changed just now: once more
+			return vm, points, err
+		}
+	}
 }
 
 type pointsKey struct {
@@ -24,6 +39,9 @@ func (s *Store) loadPoints(ctx context.Context, vm *VM) ([]Point, error) {
 	list, err := s.readPoints(vm)
 	if !errs.Is(err, errs.Corrupt) {
 		return list, err
+	}
+	if now, verr := s.VMByID(vm.ID); verr != nil || now.Sum != vm.Sum {
+		return nil, errs.New(errs.Busy, "points of %s changed while they were read", vm.Name)
 	}
 	prefix := string(be64("p", uint64(vm.ID)))
 	healed, herr := s.refold(ctx, func(key []byte) bool { return len(key) > 9 && string(key[:9]) == prefix })

@@ -22,7 +22,7 @@ func (s *Store) Resolve(ctx context.Context, ref string, now time.Time, zone *ti
 	if err != nil {
 		return VM{}, Point{}, err
 	}
-	points, err := s.Points(ctx, &vm)
+	vm, points, err := s.PointsOf(ctx, vm.ID)
 	if err != nil {
 		return VM{}, Point{}, err
 	}

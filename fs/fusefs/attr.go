@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	iofs "io/fs"
 	"syscall"
 	"time"
 
@@ -18,16 +19,27 @@ func (r *raw) fill(n fs.Node, out *fuse.Attr) {
 	a := n.Attr()
 	*out = fuse.Attr{
 		Ino: uint64(a.ID), Size: uint64(a.SizeBytes), Blocks: uint64(a.AllocatedBytes+511) / 512,
-		Blksize: blockBytes, Nlink: 1, Mode: syscall.S_IFREG, Owner: r.owner,
+		Blksize: blockBytes, Nlink: 1, Owner: r.owner,
 	}
-	if a.Mode.IsDir() {
-		out.Mode, out.Nlink = syscall.S_IFDIR, 2
-	}
+	out.Mode = typeBits(a.Mode)
 	out.Mode |= uint32(a.Mode.Perm())
-	if r.readOnly {
+	if r.readOnly && out.Mode&syscall.S_IFMT != syscall.S_IFLNK {
 		out.Mode &^= 0o222
 	}
 	out.SetTimes(&a.Accessed, &a.Modified, &a.Changed)
+}
+
+// typeBits is the type of a node as stat shows it. (Folders have a link count of 1: how many are in them is not
+// counted, and find and others know that.)
+func typeBits(mode iofs.FileMode) uint32 {
+	switch mode.Type() {
+	case iofs.ModeDir:
+		return syscall.S_IFDIR
+	case iofs.ModeSymlink:
+		return syscall.S_IFLNK
+	default:
+		return syscall.S_IFREG
+	}
 }
 
 // GetAttr implements fuse.RawFileSystem.
@@ -36,7 +48,7 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 	if !st.Ok() {
 		return st
 	}
-	out.SetTimeout(r.valid)
+	out.SetTimeout(r.attrValid(n))
 	r.fill(n, &out.Attr)
 	return fuse.OK
 }
@@ -52,7 +64,7 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if !st.Ok() {
 		return st
 	}
-	out.SetTimeout(r.valid)
+	out.SetTimeout(r.attrValid(n))
 	r.fill(n, &out.Attr)
 	if st := mayChange(in, &out.Attr); !st.Ok() {
 		return st

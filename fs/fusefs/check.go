@@ -18,7 +18,7 @@ func checkDir(dir string, overFiles bool, log *slog.Logger) (string, error) {
 	if dir == "" {
 		return "", errs.New(errs.Invalid, "mount: no folder was named")
 	}
-	path, err := realDir(dir)
+	path, err := RealDir(dir)
 	if err != nil {
 		err = errs.New(errs.KindOf(err), "mount: %w", err)
 		return "", errs.WithTry(err, "make the folder: mkdir -p %s", dir)

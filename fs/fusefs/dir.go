@@ -1,13 +1,15 @@
 package fusefs
 
 import (
+	"context"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"livemount/fs"
 )
 
-// Offsets in a listing: 1 is behind ".", 2 behind "..", a node's id plus 1 behind that node (ids start at
-// 2). So an offset means the same however much is added or removed between two calls.
+// Offsets in a listing: 1 is behind ".", 2 behind "..", the folder's cookie plus 2 behind a node. So an offset
+// means the same however much is added or removed between two calls.
 const (
 	behindDot    = 1
 	behindDotDot = 2
@@ -29,24 +31,28 @@ func (r *raw) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 	if !addDots(dir, in.Offset, out) {
 		return fuse.OK
 	}
-	after := fs.NodeID(max(in.Offset, behindDotDot) - 1)
-	for _, n := range dir.List(after, listMax) {
-		var a fuse.Attr
-		r.fill(n, &a)
-		if !out.AddDirEntry(fuse.DirEntry{Name: n.Name(), Ino: a.Ino, Mode: a.Mode, Off: a.Ino + 1}) {
+	list, err := dir.List(context.Background(), fs.Cookie(max(in.Offset, behindDotDot)-behindDotDot), listMax)
+	if err != nil {
+		return r.status("readdir", in.NodeId, err)
+	}
+	for _, e := range list {
+		off := uint64(e.Cookie) + behindDotDot
+		if !out.AddDirEntry(fuse.DirEntry{Name: e.Name, Ino: uint64(e.ID), Mode: typeBits(e.Type), Off: off}) {
 			break
 		}
 	}
 	return fuse.OK
 }
 
-// addDots says whether there is room for more. All folders are the root so far, its own parent.
-func addDots(dir *fs.Dir, off uint64, out *fuse.DirEntryList) bool {
-	for _, e := range []fuse.DirEntry{{Name: ".", Off: behindDot}, {Name: "..", Off: behindDotDot}} {
+// addDots says whether there is room for more.
+func addDots(dir fs.Folder, off uint64, out *fuse.DirEntryList) bool {
+	for _, e := range []fuse.DirEntry{
+		{Name: ".", Off: behindDot, Ino: uint64(dir.ID())}, {Name: "..", Off: behindDotDot, Ino: uint64(dir.Parent())},
+	} {
 		if off >= e.Off {
 			continue
 		}
-		e.Ino, e.Mode = uint64(dir.ID()), fuse.S_IFDIR
+		e.Mode = fuse.S_IFDIR
 		if !out.AddDirEntry(e) {
 			return false
 		}

@@ -47,6 +47,9 @@ type Options struct {
 	// DirectIO keeps nothing in the kernel's page cache. It is needed when the same disk is served
 	// through another protocol at the same time.
 	DirectIO bool
+	// Changing says that names come and go by themselves: the kernel asks at each use. It still keeps what is
+	// in files, and their attributes: a file never becomes another.
+	Changing bool
 	// FsName is the source that findmnt shows, "livemount:ID" by custom; default "livemount".
 	FsName string
 	// Log may be nil.
@@ -58,7 +61,7 @@ type Options struct {
 // Done.
 //
 // Errors: NotFound, Invalid, Busy when Dir does not exist, is no empty folder, is in use; Denied.
-func Mount(ctx context.Context, tree *fs.Tree, o Options) (*Server, error) {
+func Mount(ctx context.Context, tree fs.Served, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -77,7 +80,7 @@ func Mount(ctx context.Context, tree *fs.Tree, o Options) (*Server, error) {
 	if err != nil {
 		return nil, mountError(dir, err)
 	}
-	return serve(server, dir, o.Log)
+	return serve(server, r, dir, o.Log)
 }
 
 func mountOptions(r *raw, o Options) *fuse.MountOptions {

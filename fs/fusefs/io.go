@@ -6,15 +6,17 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"livemount/fs"
 )
 
 // Open implements fuse.RawFileSystem. There are no file handles: a request is answered by its node.
 func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	find := r.file
+	_, st := r.file(in.NodeId)
 	if in.Flags&(syscall.O_WRONLY|syscall.O_RDWR|syscall.O_TRUNC) != 0 {
-		find = r.writable
+		_, st = r.writable(in.NodeId)
 	}
-	if _, st := find(in.NodeId); !st.Ok() {
+	if !st.Ok() {
 		return st
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
@@ -79,7 +81,10 @@ func (r *raw) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if !st.Ok() {
 		return st
 	}
-	return r.status("fsync", in.NodeId, f.Sync(context.Background()))
+	if w, ok := f.(*fs.File); ok {
+		return r.status("fsync", in.NodeId, w.Sync(context.Background()))
+	}
+	return fuse.OK // it never changes
 }
 
 // Flush implements fuse.RawFileSystem: close promises nothing. It is answered, not ENOSYS, because the

@@ -21,7 +21,7 @@ import (
 
 // mount is a server in another process.
 type mount struct {
-	t     *testing.T
+	t     testing.TB
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	out   *bufio.Reader
@@ -31,7 +31,7 @@ type mount struct {
 }
 
 // start runs a server and takes care that its mount is gone after the test, whatever happens.
-func start(t *testing.T, c config) *mount {
+func start(t testing.TB, c config) *mount {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("needs root for mounts and loop devices")
@@ -59,7 +59,7 @@ func start(t *testing.T, c config) *mount {
 }
 
 // publicCopy copies a program to where every user may run it: the go command builds in a private folder.
-func publicCopy(t *testing.T, program string) string {
+func publicCopy(t testing.TB, program string) string {
 	t.Helper()
 	text, err := os.ReadFile(program)
 	dir := t.TempDir()
@@ -76,7 +76,7 @@ func publicCopy(t *testing.T, program string) string {
 	return copied
 }
 
-func mounted(t *testing.T, c config) *mount {
+func mounted(t testing.TB, c config) *mount {
 	t.Helper()
 	m := start(t, c)
 	if m.first != "ready" {
@@ -116,14 +116,14 @@ func (m *mount) stats() (syncs, zeroes, writes int64) {
 }
 
 // tool fails the test when a program is missing.
-func tool(t *testing.T, name, debianPackage string) {
+func tool(t testing.TB, name, debianPackage string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
 		t.Fatalf("%s is missing: apt install %s", name, debianPackage)
 	}
 }
 
-func run(t *testing.T, name string, args ...string) string {
+func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := try(t, name, args...)
 	if err != nil {
@@ -132,7 +132,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return out
 }
 
-func try(t *testing.T, name string, args ...string) (string, error) {
+func try(t testing.TB, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()

@@ -34,7 +34,7 @@ func (i Info) Ours() bool { return i.Type == MountType }
 
 // FindMount returns what is mounted at dir, the topmost when there are several, or NotFound.
 func FindMount(dir string) (Info, error) {
-	path, err := realDir(dir)
+	path, err := RealDir(dir)
 	if err != nil {
 		return Info{}, err
 	}
@@ -97,10 +97,10 @@ func unescape(s string) string {
 // linksMax is how many symbolic links are followed, as in the kernel.
 const linksMax = 40
 
-// realDir is the absolute path of dir without symbolic links. The last element may be a mount: one of our
+// RealDir is the absolute path of dir without symbolic links. The last element may be a mount: one of our
 // own, one that no longer answers, or another user's, closed even to root. So it is never asked for anything
 // (a process that is killed while it waits for its own mount can never end).
-func realDir(dir string) (string, error) {
+func RealDir(dir string) (string, error) {
 	path, err := filepath.Abs(dir)
 	for range linksMax {
 		if err != nil || path == "/" {

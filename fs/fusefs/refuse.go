@@ -48,8 +48,3 @@ func (r *raw) Link(<-chan struct{}, *fuse.LinkIn, string, *fuse.EntryOut) fuse.S
 func (r *raw) Symlink(<-chan struct{}, *fuse.InHeader, string, string, *fuse.EntryOut) fuse.Status {
 	return r.refused()
 }
-
-// Readlink implements fuse.RawFileSystem: there are no links.
-func (r *raw) Readlink(<-chan struct{}, *fuse.InHeader) ([]byte, fuse.Status) {
-	return nil, fuse.EINVAL
-}

@@ -34,6 +34,7 @@ type config struct {
 	File               string // a sparse file to write to; "" is memory
 	ReadOnly, DirectIO bool
 	User               uint32 // who serves; 0 is root
+	VMs, Points        int    // a History of a catalogue of so many VMs with so many points each, and one bad VM
 }
 
 func TestMain(m *testing.M) {
@@ -51,6 +52,9 @@ func serveMain(text string) error {
 	var c config
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
+	}
+	if c.VMs > 0 {
+		return serveHistory(c)
 	}
 	var disk blockdev.Device = blockdev.NewMem(c.Size)
 	if c.File != "" {

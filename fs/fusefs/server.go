@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,14 +18,20 @@ type Server struct {
 	dir    string
 	device string // "MAJOR:MINOR", tells our mount from another at the same place
 	done   chan struct{}
+	raw    *raw
 }
 
 // serve starts to answer. Its goroutine ends with the mount; Done tells.
-func serve(server *fuse.Server, dir string, log *slog.Logger) (*Server, error) {
-	s := &Server{dir: dir, done: make(chan struct{})}
+func serve(server *fuse.Server, r *raw, dir string, log *slog.Logger) (*Server, error) {
+	s := &Server{dir: dir, done: make(chan struct{}), raw: r}
 	go func() {
 		defer close(s.done)
+		var pruner sync.WaitGroup
+		ended := make(chan struct{})
+		pruner.Go(func() { r.prune(ended, server.PruneNotify) })
 		server.Serve()
+		close(ended)
+		pruner.Wait()
 		s.leaveNothing(log)
 	}()
 	// No WaitMount: the kernel has mounted and got its INIT when NewServer returns, and WaitMount opens a file
@@ -59,6 +66,9 @@ func (s *Server) identify(log *slog.Logger) error {
 
 // Dir is where the tree is mounted, without symbolic links.
 func (s *Server) Dir() string { return s.dir }
+
+// Known is the number of nodes that the kernel holds and that are kept for it.
+func (s *Server) Known() int { return s.raw.known() }
 
 // Done is closed when the file system was unmounted or aborted, by whomever, and all requests are answered.
 func (s *Server) Done() <-chan struct{} { return s.done }

@@ -76,7 +76,7 @@ func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 
 // seek returns the first offset at or behind off that is data, or is not, else the size: there is a hole
 // behind the end of every file.
-func seek(ctx context.Context, f *fs.File, off int64, data bool) (int64, error) {
+func seek(ctx context.Context, f fs.Regular, off int64, data bool) (int64, error) {
 	for e, err := range f.Extents(ctx, off, f.Size()-off) {
 		if err != nil {
 			return 0, err

@@ -134,6 +134,11 @@ type MountRequest struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
+// BrowseRequest is the body of POST /v1/browse; the answer is a mount.
+type BrowseRequest struct {
+	Path string `json:"path"` // absolute
+}
+
 // ResumeRequest is the body of POST /v1/mounts/ID/resume.
 type ResumeRequest struct {
 	Path string `json:"path"`
@@ -161,9 +166,10 @@ type ForkRequest struct {
 // Mount is a point that is, or was, mounted.
 type Mount struct {
 	Mount          string      `json:"mount"`
+	Kind           string      `json:"kind,omitempty"` // browse: all VMs and points, read-only; vm is *
 	VM             string      `json:"vm"`
-	Point          string      `json:"point"`
-	PointTime      time.Time   `json:"point_time"`
+	Point          string      `json:"point,omitempty"`
+	PointTime      time.Time   `json:"point_time,omitzero"`
 	Path           string      `json:"path"`
 	State          string      `json:"state"` // mounted, kept or failed
 	Reason         string      `json:"reason,omitempty"`

@@ -31,7 +31,8 @@ func table() map[string][]string {
 		"ingest": {"blockdev", "internal/errs", "snapshotchain", "snapshotchain/chunkstore"},
 
 		// A served tree knows block devices, never the chain: server plugs the two together.
-		"fs":        {"blockdev", "internal/clock", "internal/errs", "internal/vfs"},
+		"fs":        {"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/vfs"},
+		"fs/fstest": {"blockdev", "fs", "internal/errs"},
 		"fs/fusefs": {"blockdev", "fs", "internal/errs"},
 
 		"server/api": {"internal/errs"},
