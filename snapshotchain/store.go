@@ -253,8 +253,14 @@ func (s *Store) Stats() Stats {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	r, c := s.cat.root, s.chunks.CacheStats()
+	vms := 0
+	for _, v := range s.cat.vms {
+		if v.Of == 0 { // branches are not counted
+			vms++
+		}
+	}
 	return Stats{
-		VMs: len(s.cat.vms), Points: int(r.Points), LogicalBytes: r.LogicalBytes, UniqueBytes: r.RawBytes,
+		VMs: vms, Points: int(r.Points), LogicalBytes: r.LogicalBytes, UniqueBytes: r.RawBytes,
 		StoredBytes: r.StoredBytes, MetadataBytes: s.db.SizeBytes(), Containers: len(s.cat.containers),
 		ChunkCacheBytes: c.UsedBytes, ChunkCacheBudget: c.Budget,
 	}

@@ -199,7 +199,24 @@ sync -f "$work/vm1/srv/mine.txt" "$work/vm2/srv/mine.txt"
 [ "$(cat "$work/vm1/srv/mine.txt")" != "$(cat "$work/vm2/srv/mine.txt")" ] || fail "the mounts are not apart"
 note "both were written, each for itself"
 
-say "6. The daemon is killed while both are in use (kill -9), as in a crash"
+say "6. The first mount forks, and its state is kept on a branch, while it is in use"
+t=$(now)
+mountctl fork "$work/first" "$work/fork" >/dev/null
+note "fork after $(since "$t")"
+guest "$work/fork/sda.raw" "$work/vm3"
+note "fork:   /srv/mine.txt says: $(cat "$work/vm3/srv/mine.txt")"
+printf 'written in the fork\n' >"$work/vm3/srv/mine.txt"
+stop_guest "$work/vm3"
+[ "$(cat "$work/vm1/srv/mine.txt")" = 'written in the first mount' ] || fail "the fork changed its origin"
+mountctl commit "$work/first" --branch kept
+mountctl diff web@-2 web:kept@latest
+mountctl unmount "$work/fork" --yes >/dev/null
+mountctl browse "$work/all" >/dev/null
+note "all points, as files:"
+(cd "$work/all" && ls -d ./*/*/*.raw)
+mountctl unmount "$work/all" >/dev/null
+
+say "7. The daemon is killed while both are in use (kill -9), as in a crash"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null || true
 stop_guest "$work/vm1"
@@ -216,7 +233,7 @@ note "second: /srv/mine.txt says: $(cat "$work/vm2/srv/mine.txt")"
 stop_guest "$work/vm1"
 stop_guest "$work/vm2"
 
-say "7. The points themselves never change (SHA-256 of the whole disk, before and after)"
+say "8. The points themselves never change (SHA-256 of the whole disk, before and after)"
 after1=$(point_sha web@-2) after2=$(point_sha web@-1)
 note "first:  ${before1:0:16} ${after1:0:16}, the disk when it was backed up: ${original:0:16}"
 note "second: ${before2:0:16} ${after2:0:16}"
