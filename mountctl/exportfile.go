@@ -26,6 +26,7 @@ type partFile struct {
 	at     int64 // all before is written
 	dirty  int64
 	saving chan error // nil when nothing is being saved
+	failed error      // of the first sync that failed
 }
 
 func (p *partFile) name() string { return p.path + ".part" }
@@ -151,10 +152,19 @@ func (p *partFile) put(_ context.Context, b []byte, off int64) error {
 
 // save makes what is written durable, and then the state that says so.
 func (p *partFile) save(at int64) error {
-	if err := p.f.Sync(); err != nil {
+	if err := p.sync(); err != nil {
 		return err
 	}
 	return p.state.write(p.fs, p.name(), at)
+}
+
+// sync is never tried again after it failed: the kernel has dropped what it could not write, and a second one
+// would prove nothing. Saves run one at a time, so failed needs no lock.
+func (p *partFile) sync() error {
+	if p.failed == nil {
+		p.failed = p.f.Sync()
+	}
+	return p.failed
 }
 
 // wait ends when nothing is being saved.
@@ -197,7 +207,7 @@ func (p *partFile) leave(err error) error {
 func (p *partFile) finish(force bool) error {
 	err := p.wait()
 	if err == nil {
-		err = p.f.Sync()
+		err = p.sync()
 	}
 	if err != nil {
 		return errors.Join(p.leave(err), p.f.Close())

@@ -24,14 +24,26 @@ func (s *Server) startBackup(req *api.BackupRequest) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
+	vm, err := s.store.VM(req.VM) // a job may wait, and the VM be renamed meanwhile
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		closeSources(r)
+		return nil, err
+	}
 	var c ingest.Counters
 	began := s.clock.Now()
 	j, err := s.jobs.start("backup", req.VM, &c, func(ctx context.Context, j *job, step func(string)) (*api.Backup, error) {
+		if vm.ID != 0 {
+			now, err := s.store.VMByID(vm.ID)
+			if err != nil {
+				return nil, err
+			}
+			r.VM = now.Name
+		}
 		p, err := ingest.Run(ctx, s.store, *r, &c, step)
 		if err != nil {
 			return nil, err
 		}
-		b := backupView(req.VM, &p)
+		b := backupView(r.VM, &p)
 		b.ElapsedSeconds, b.Job = s.clock.Now().Sub(began).Seconds(), j.view.Job
 		return b, nil
 	}, func() { closeSources(r) })

@@ -104,6 +104,9 @@ func (s *Server) planCommit(ctx context.Context, rec *mountRecord, branch string
 		p.req.From.Disks = append(p.req.From.Disks, d.Disk)
 	}
 	p.req.Branch = &snapshotchain.Branch{VM: vm.ID, Name: p.req.VM, Parent: rec.Point}
+	if s.store.Drafting(p.req.VM) {
+		return nil, errs.WithTry(errs.New(errs.Busy, "another commit to %s is running", p.req.VM), "mountctl jobs")
+	}
 	have, err := s.store.VM(p.req.VM)
 	if errs.Is(err, errs.NotFound) {
 		return p, nil
@@ -118,6 +121,10 @@ func (s *Server) planCommit(ctx context.Context, rec *mountRecord, branch string
 	if n := len(points); n > 0 && points[n-1].Origin != nil && points[n-1].Origin.Mount == rec.ID.String() {
 		o := points[n-1].Origin
 		p.req.Branch.Parent, p.since = points[n-1].ID, overlay.Position{Segment: o.Segment, Offset: o.Offset}
+		return p, nil
+	}
+	if len(points) == 0 && have.ID != rec.VMID { // all were dropped; the name is free to go on with
+		p.req.Branch.Parent = 0
 		return p, nil
 	}
 	if have.ID != rec.VMID || have.Latest != rec.Point {

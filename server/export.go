@@ -122,11 +122,17 @@ func (s *Server) getExport(r *http.Request) (int, any, error) {
 	if !s.exporting.try() {
 		return 0, nil, errs.WithTry(errs.New(errs.Busy, "%d exports run already", maxExports), "again when one of them has ended")
 	}
+	sent := false
+	defer func() {
+		if !sent { // an error, or a panic
+			s.exporting.free()
+		}
+	}()
 	d, err := s.prepareDownload(r)
 	if err != nil {
-		s.exporting.free()
 		return 0, nil, err
 	}
+	sent = true
 	return http.StatusOK, d, nil
 }
 

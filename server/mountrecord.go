@@ -27,7 +27,7 @@ type mountRecord struct {
 	Path      string                `json:"path"`
 	MadeDir   bool                  `json:"made_dir"` // the folder was made for the mount and goes with it
 	ReadOnly  bool                  `json:"read_only"`
-	State     string                `json:"state"` // mounted, kept or discarded
+	State     string                `json:"state"` // mounted, kept, discarded or forking
 	Disks     []mountDisk           `json:"disks"`
 	Overlay   int64                 `json:"overlay_bytes"` // these three as of the last time that the log was closed
 	Written   int64                 `json:"written_bytes"`

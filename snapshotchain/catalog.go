@@ -32,12 +32,15 @@ type catalog struct {
 	lineages   map[LineageID]*lineage
 	containers map[chunkstore.ContainerID]chunkstore.State
 	drafts     map[chunkstore.DraftID]*openChange
+	// hasPoint reports whether the record of a point is there. It is, unless the journal lost its seal.
+	hasPoint func(key []byte, d digest) bool
 }
 
 func newCatalog() *catalog {
 	return &catalog{
 		root: root{NextLineage: 1, NextID: 1}, vms: map[VMID]*VM{}, lineages: map[LineageID]*lineage{},
 		containers: map[chunkstore.ContainerID]chunkstore.State{}, drafts: map[chunkstore.DraftID]*openChange{},
+		hasPoint: func([]byte, digest) bool { return true },
 	}
 }
 
@@ -202,6 +205,7 @@ func (c *catalog) putContainer(p *puts, st chunkstore.State) {
 func (c *catalog) addPoint(p *puts, s *sealChange, pt *Point) {
 	vm, old := c.vms[s.VM], []byte(nil)
 	if vm == nil {
+		c.freeName(p, s.VM, s.Name)
 		vm = &VM{ID: s.VM, Of: s.Of, Name: s.Name, Created: pt.Time, Next: 1}
 	} else {
 		old = mustJSON(vm)
@@ -227,19 +231,24 @@ func (c *catalog) addPoint(p *puts, s *sealChange, pt *Point) {
 // on them.
 func (c *catalog) applyDrop(p *puts, d *dropChange) error {
 	vm := c.vms[d.VM]
-	if vm == nil || uint64(len(d.Points)) > vm.Points || (d.Whole && uint64(len(d.Points)) != vm.Points) {
-		return errs.New(errs.Corrupt, "%d points of VM %s cannot be dropped", len(d.Points), d.VM)
+	if vm == nil {
+		return errs.New(errs.Corrupt, "%d points of VM %s cannot be dropped: it is not known", len(d.Points), d.VM)
 	}
 	old := mustJSON(vm)
 	vm = vm.clone()
 	for _, pt := range d.Points {
+		key := keyPoint(vm.ID, pt.Ordinal)
+		if !c.hasPoint(key, pt.Digest) {
+			continue // its seal was lost with a part of the journal
+		}
 		vm.Sum = vm.Sum.xor(pt.Digest)
-		p.add(keyPoint(vm.ID, pt.Ordinal), nil)
+		p.add(key, nil)
 		c.root.LogicalBytes -= pt.Data
+		vm.Points--
+		c.root.Points--
 	}
-	vm.Points -= uint64(len(d.Points))
-	c.root.Points -= uint64(len(d.Points))
 	if d.Whole {
+		c.root.Points -= vm.Points // those that nobody knew when it went
 		delete(c.vms, vm.ID)
 		p.set(&c.root.VMs, keyVM(vm.ID), old, nil)
 		return nil
@@ -257,12 +266,25 @@ func (c *catalog) applyNames(p *puts, n *nameChange) error {
 		}
 	}
 	for id, name := range n.Names {
-		old, vm := mustJSON(c.vms[id]), c.vms[id].clone()
-		vm.Name = name
-		c.vms[id] = vm
-		p.set(&c.root.VMs, keyVM(id), old, mustJSON(vm))
+		c.freeName(p, id, name)
+		c.setName(p, id, name)
 	}
 	return nil
+}
+
+func (c *catalog) setName(p *puts, id VMID, name string) {
+	old, vm := mustJSON(c.vms[id]), c.vms[id].clone()
+	vm.Name = name
+	c.vms[id] = vm
+	p.set(&c.root.VMs, keyVM(id), old, mustJSON(vm))
+}
+
+// freeName gives a VM that has the name another one. No two have one name, unless the journal lost that one of
+// them was renamed or removed.
+func (c *catalog) freeName(p *puts, id VMID, name string) {
+	if other := c.find(name); other != nil && other.ID != id {
+		c.setName(p, other.ID, name+"~"+other.ID.String())
+	}
 }
 
 func (c *catalog) applyPack(p *puts, k *packChange) error {

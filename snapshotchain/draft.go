@@ -29,6 +29,7 @@ type Draft struct {
 	writer *chunkstore.Writer
 	disks  []*DraftDisk
 	parent PointID
+	branch *Branch // nil for a VM
 	ended  bool
 }
 
@@ -103,6 +104,13 @@ func (s *Store) reserve(vm string) error {
 	return nil
 }
 
+// Drafting reports whether a draft of the VM or branch is open.
+func (s *Store) Drafting(name string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.busy[name]
+}
+
 func (s *Store) unreserve(vm string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +119,7 @@ func (s *Store) unreserve(vm string) {
 
 func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskSpec) (*Draft, error) {
 	o := &openChange{Draft: chunkstore.DraftID(NewID[ofPoint]()), Name: name, Time: s.opts.Clock.Now().UTC().Round(0)}
-	d := &Draft{s: s, open: o}
+	d := &Draft{s: s, open: o, branch: b}
 	vm, err := s.VM(name)
 	if errs.Is(err, errs.NotFound) {
 		vm.ID, err = NewID[ofVM](), nil
@@ -229,6 +237,18 @@ func (s *Store) branchOff(ctx context.Context, disk *DraftDisk, from *PointDisk)
 func (s *Store) recordOpen(ctx context.Context, d *Draft) error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
+	if d.branch != nil { // the VM may have been renamed or removed since
+		vm, err := s.VM(d.open.Name)
+		if errs.Is(err, errs.NotFound) {
+			vm, err = VM{Of: d.branch.VM, Latest: d.branch.Parent}, nil
+		}
+		if err == nil {
+			err = s.checkBranch(&vm, d.branch)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	s.mu.RLock()
 	next := s.cat.root.NextLineage
 	for _, disk := range d.disks {

@@ -187,6 +187,11 @@ func (k *DraftDisk) version(ctx context.Context, n uint32, runs []Run) (*leaf, e
 	if old.depth < maxDepth {
 		return k.delta(ctx, n, runs, prev, old)
 	}
+	return k.whole(ctx, n, runs, prev)
+}
+
+// whole makes a full version behind prev.
+func (k *DraftDisk) whole(ctx context.Context, n uint32, runs []Run, prev Seq) (*leaf, error) {
 	before, err := k.parent.leaf(ctx, n)
 	if err != nil {
 		return nil, err
@@ -197,7 +202,7 @@ func (k *DraftDisk) version(ctx context.Context, n uint32, runs []Run) (*leaf, e
 // delta makes the version behind old, which is prev's: with what changed in as many versions as its depth
 // says.
 func (k *DraftDisk) delta(ctx context.Context, n uint32, runs []Run, prev Seq, old *leaf) (*leaf, error) {
-	depth := int(old.depth) + 1
+	depth, newest := int(old.depth)+1, prev
 	versions := []*leaf{{runs: runs}}
 	for left := spanOf(depth) - 1; left > 0; {
 		versions = append(versions, old)
@@ -211,7 +216,7 @@ func (k *DraftDisk) delta(ctx context.Context, n uint32, runs []Run, prev Seq, o
 			return nil, err
 		}
 		if old.full || spanOf(int(old.depth)) > left {
-			return nil, errs.New(errs.Corrupt, "leaf %d of lineage %s, point %d: depth %d is not what follows it", n, k.lineage, prev, old.depth)
+			return k.whole(ctx, n, runs, newest) // a chain of the first version, whose deltas cover one version each
 		}
 	}
 	return &leaf{depth: uint8(depth), prev: prev, runs: merge(versions)}, nil

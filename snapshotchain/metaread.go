@@ -44,6 +44,8 @@ func asCorrupt(err error) error {
 func (s *Store) refold(ctx context.Context, want func(key []byte) bool) (map[string][]byte, error) {
 	s.opts.Log.Warn("metadata is read again from the journal")
 	cat, found := newCatalog(), map[string][]byte{}
+	points := map[string]digest{}
+	cat.hasPoint = func(key []byte, d digest) bool { return points[string(key)] == d }
 	_, err := s.chunks.Journal().Read(ctx, 1, func(n uint64, payload []byte) error {
 		ch, err := decodeChange(payload)
 		if err != nil {
@@ -59,6 +61,9 @@ func (s *Store) refold(ctx context.Context, want func(key []byte) bool) (map[str
 			}
 		}
 		for i, key := range p.keys {
+			if key[0] == 'p' {
+				points[string(key)] = entryDigest(key, p.vals[i])
+			}
 			if want(key) {
 				found[string(key)] = p.vals[i]
 			}

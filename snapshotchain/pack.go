@@ -37,12 +37,11 @@ func (s *Store) Pack(ctx context.Context) (freed int64, err error) {
 			return freed, err
 		}
 		n, err := s.packOne(ctx, id)
-		if errs.Is(err, errs.Corrupt) {
-			s.opts.Log.Error("container was not packed", "container", id, "err", err)
-			continue
+		if errs.Is(err, errs.NoSpace) || errs.Is(err, errs.Canceled) || s.writable() != nil {
+			return freed, err
 		}
 		if err != nil {
-			return freed, err
+			s.opts.Log.Error("container was not packed", "container", id, "err", err)
 		}
 		freed += n
 	}

@@ -41,7 +41,14 @@ func (s *Store) tryMeta(dir string) error {
 	}
 	s.db = db
 	s.cat, err = loadCatalog(db)
+	s.cat.hasPoint = s.hasPoint
 	return err
+}
+
+// hasPoint reports whether Badger has the record of a point.
+func (s *Store) hasPoint(key []byte, d digest) bool {
+	val, err := s.db.Get(key)
+	return err == nil && entryDigest(key, val) == d
 }
 
 // metaIsCurrent notices a Badger without a root above a journal with records: it lost everything.
@@ -127,6 +134,7 @@ func (s *Store) fill(ctx context.Context, dir string) error {
 		return err
 	}
 	s.db, s.cat = db, newCatalog()
+	s.cat.hasPoint = s.hasPoint
 	if err := s.replay(ctx); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 	"livemount/internal/errs"
 )
 
-// Drop makes points of a VM invisible, in one step, whatever stands on them: later points, branches and
+// Drop makes points of a VM invisible, whatever stands on them: later points, branches and
 // mounts read on as before. NotFound when one of them is not there; Busy while a draft of the VM is open.
 func (s *Store) Drop(ctx context.Context, vm string, ids ...PointID) error {
 	if err := s.reserve(vm); err != nil {
@@ -19,7 +19,9 @@ func (s *Store) Drop(ctx context.Context, vm string, ids ...PointID) error {
 	for _, id := range ids {
 		gone[id] = true
 	}
-	if err := s.drop(ctx, vm, gone, false); err != nil {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if err := s.dropLocked(ctx, vm, gone, false); err != nil {
 		return fmt.Errorf("expire points of %s: %w", vm, err)
 	}
 	return nil
@@ -37,8 +39,13 @@ func (s *Store) Remove(ctx context.Context, vm string) error {
 		return err
 	}
 	defer release()
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if err := s.noBranchBegins(vm); err != nil {
+		return err
+	}
 	for i := len(names) - 1; i >= 0; i-- { // branches first, so that none is left without its VM
-		if err := s.drop(ctx, names[i], nil, true); err != nil {
+		if err := s.dropLocked(ctx, names[i], nil, true); err != nil {
 			return fmt.Errorf("remove %s: %w", names[i], err)
 		}
 	}
@@ -61,6 +68,9 @@ func (s *Store) Rename(ctx context.Context, vm, name string) error {
 	defer release()
 	s.commit.Lock()
 	defer s.commit.Unlock()
+	if err := s.noBranchBegins(vm); err != nil {
+		return err
+	}
 	if _, err := s.VM(name); err == nil {
 		return errs.New(errs.Exists, "rename %s: there is a VM named %s", vm, name)
 	}
@@ -91,6 +101,22 @@ func (s *Store) family(name string) ([]string, error) {
 	return names, nil
 }
 
+// noBranchBegins is Busy while a draft of a branch of the VM is open, which is not there before it is sealed.
+func (s *Store) noBranchBegins(name string) error {
+	vm, err := s.VM(name)
+	if err != nil {
+		return err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, o := range s.cat.drafts {
+		if o.Of == vm.ID {
+			return errs.WithTry(errs.New(errs.Busy, "a commit to %s is running", o.Name), "mountctl jobs")
+		}
+	}
+	return nil
+}
+
 func (s *Store) reserveAll(names []string) (release func(), err error) {
 	var held []string
 	release = func() {
@@ -108,10 +134,8 @@ func (s *Store) reserveAll(names []string) (release func(), err error) {
 	return release, nil
 }
 
-// drop records that points, or all of them, are gone.
-func (s *Store) drop(ctx context.Context, name string, gone map[PointID]bool, whole bool) error {
-	s.commit.Lock()
-	defer s.commit.Unlock()
+// dropLocked records that points, or all of them, are gone. The caller holds commit.
+func (s *Store) dropLocked(ctx context.Context, name string, gone map[PointID]bool, whole bool) error {
 	vm, err := s.VM(name)
 	if err != nil {
 		return err
@@ -142,16 +166,17 @@ func (s *Store) drop(ctx context.Context, name string, gone map[PointID]bool, wh
 	if !whole && len(c.Points) != len(gone) {
 		return errs.WithTry(errs.New(errs.NotFound, "a point is not there"), "mountctl points %s", name)
 	}
-	return s.recordDrop(ctx, c)
+	return s.recordDrop(ctx, &vm, c)
 }
 
-// dropAtOnce bounds a transaction.
+// dropAtOnce bounds a transaction: more points go in several, the oldest first.
 const dropAtOnce = 5000
 
-func (s *Store) recordDrop(ctx context.Context, c *dropChange) error {
+func (s *Store) recordDrop(ctx context.Context, vm *VM, c *dropChange) error {
 	for len(c.Points) > dropAtOnce {
 		part := *c
 		part.Points, part.Whole = c.Points[:dropAtOnce], false
+		part.Latest, part.Time = vm.Latest, vm.Time // the oldest go first
 		if _, err := s.recordLocked(ctx, &change{Drop: &part}); err != nil {
 			return err
 		}

@@ -68,12 +68,19 @@ func (r *Raw) unchanged() bool {
 // Identity is a short text that stands for the content: while it is the same, the bytes are the same. It is
 // "" when that cannot be told: for a device, on a network file system, for a file that was written less than
 // two seconds before it was opened, or after that. The same file opened as another format has another one.
-// Writes through a memory map can escape the kernel's times for as long as a page stays dirty.
+// It ends with the boot of the machine: after a power cut bytes that were synced can be on disk without the
+// times that go with them. Writes through a memory map can escape the kernel's times for as long as a page
+// stays dirty.
 func (r *Raw) Identity() string { return identity([]*layer{{format: formatRaw, file: r, data: r}}) }
 
 // identity hashes the stamps of the files of a chain, from the image down.
 func identity(layers []*layer) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
+	if err != nil {
+		return ""
+	}
 	h := sha256.New()
+	h.Write(boot)
 	for _, l := range layers {
 		for _, f := range []*Raw{l.file, l.data} {
 			if !f.unchanged() {

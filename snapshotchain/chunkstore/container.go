@@ -67,8 +67,7 @@ func createContainer(fsys vfs.FS, root string, h header) (*container, error) {
 		return nil, err
 	}
 	if err := fsys.SyncDir(path.Dir(name)); err != nil {
-		f.Close()
-		return nil, err
+		return nil, errors.Join(err, f.Close(), fsys.Remove(name))
 	}
 	c := &container{id: h.id, gen: h.gen, path: name, class: h.class, owner: h.draft}
 	c.state = State{ID: h.id, Gen: h.gen, Class: h.class}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 
 	"livemount/internal/errs"
 )
@@ -37,6 +38,11 @@ func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
 		return nil, errs.New(errs.Corrupt, "container %s has %d of %d slots", id, len(slots), st.Slots)
 	}
 	if err := s.opts.Admit(st.Bytes); err != nil {
+		return nil, err
+	}
+	// What an earlier try may have left has this name, and nobody else: the state would say so.
+	next := path.Join(s.opts.Dir, fileName(old.class, id, st.Gen+1))
+	if err := s.opts.FS.Remove(next); err != nil && !errs.Is(err, errs.NotFound) {
 		return nil, err
 	}
 	c, err := createContainer(s.opts.FS, s.opts.Dir, header{
@@ -113,9 +119,10 @@ func (s *Store) Swap(r *Repacked) error {
 func (s *Store) Drop(r *Repacked) error { return s.removeFile(r.c) }
 
 func (s *Store) removeFile(c *container) error {
-	s.files.cache.Remove(c.path)
+	err := s.opts.FS.Remove(c.path)
+	s.files.cache.Remove(c.path) // afterwards: nobody can open it again
 	s.tables.Remove(tableKey{c.id, c.gen})
-	return s.opts.FS.Remove(c.path)
+	return err
 }
 
 // replaced reports whether a container has a new file since c was looked up.

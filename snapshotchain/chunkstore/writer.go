@@ -89,9 +89,6 @@ func (w *Writer) PutChunk(ctx context.Context, e Encoded) (Ptr, bool, error) {
 	return p, true, nil
 }
 
-// Duplicate counts a chunk that the caller found by Find and did not put.
-func (w *Writer) Duplicate() { w.stats.Duplicates++ }
-
 // PutRecord stores a part of a map segment or a blob.
 func (w *Writer) PutRecord(ctx context.Context, kind RecordKind, raw []byte) (Ptr, error) {
 	if len(raw) > maxRaw {
