@@ -210,7 +210,7 @@ func (r *report) print(w io.Writer) {
 		}
 	}
 	if len(r.Increment) > 0 {
-		fmt.Fprintf(t, "\nIncrement: %d extents of 64 KiB changed, page cache dropped\n", extents)
+		fmt.Fprintf(t, "\nIncrement: %d extents of 64 KiB changed, page cache dropped; then %d rows of a database\n", extents, databaseWrites)
 		row("", "CHANGED", "READ", "STORED", "SECONDS", "CPU S")
 		for _, x := range r.Increment {
 			row(x.Name, mib(x.ChangedBytes), mib(x.ReadBytes), mib(x.StoredBytes), fmt.Sprintf("%.2f", x.Seconds), fmt.Sprintf("%.2f", x.CPUSeconds))
