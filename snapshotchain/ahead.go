@@ -138,7 +138,8 @@ func (d *Disk) readParallel(ctx context.Context, p []byte, off int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for len(p) > 0 {
-		piece, at := p[:min(int64(len(p)), pieceBytes-off%pieceBytes)], off
+		n := min(int64(len(p)), pieceBytes-off%pieceBytes)
+		piece, at := p[:n:n], off // decoding may write up to its capacity
 		g.Go(func() error { return d.readRange(ctx, piece, at, true) })
 		p, off = p[len(piece):], off+int64(len(piece))
 	}

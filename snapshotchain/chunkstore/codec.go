@@ -113,14 +113,15 @@ func (c *codecs) decode(codec Codec, payload []byte, rawLen int) ([]byte, error)
 	return raw, nil
 }
 
-// decodeInto fills dst with what a payload decodes to, which must be as long.
+// decodeInto fills dst with what a payload decodes to, which must be as long. What lies behind it, up to its
+// capacity, may be overwritten: that makes zstd faster.
 func (c *codecs) decodeInto(codec Codec, payload, dst []byte) error {
 	var err error
 	out := payload
 	switch codec {
 	case CodecRaw:
 	case CodecZstd:
-		out, err = c.decoder.DecodeAll(payload, dst[:0:len(dst)])
+		out, err = c.decoder.DecodeAll(payload, dst[:0])
 	case CodecS2:
 		var n int
 		if n, err = s2.DecodedLen(payload); err == nil && n == len(dst) {

@@ -24,7 +24,8 @@ func (s *Store) chunk(ctx context.Context, p Ptr, into []byte) ([]byte, error) {
 }
 
 // ReadChunk fills dst with the bytes of a chunk from offset from. once says that they will hardly be asked for
-// again soon: a chunk that dst holds whole is then decoded there, past the cache.
+// again soon: a chunk that dst holds whole is then decoded there, past the cache, and what lies behind dst, up
+// to its capacity, may be overwritten.
 func (s *Store) ReadChunk(ctx context.Context, p Ptr, from int64, dst []byte, once bool) error {
 	b, ok := s.chunks.Peek(p)
 	var err error
