@@ -20,7 +20,7 @@ func TestMountIsKnownToTheSystem(t *testing.T) {
 		t.Fatalf("%+v, %v", info, err)
 	}
 	text, err := os.ReadFile(filepath.Join("/sys/class/bdi", info.Device, "read_ahead_kb"))
-	if strings.TrimSpace(string(text)) != "1024" {
+	if strings.TrimSpace(string(text)) != "2048" {
 		t.Errorf("read-ahead %q, %v", text, err)
 	}
 	if got := m.ask("unmount"); got != "ok" {
