@@ -12,9 +12,11 @@ import (
 // Chunks end where the hash of a page says so, so that the same files are cut alike wherever they lie on
 // whichever disk: seldom below normalPages, soon above it, which keeps most chunks near 70 KiB (normalized
 // chunking: Xia et al., "FastCDC", USENIX ATC 2016). Changed pages that do not adjoin are cut in the same
-// way, as if they did: that gathers what a database wrote all over its disk.
+// way, which gathers what a database wrote all over its disk; but a chunk of gapPages ends where they do not
+// adjoin, so that extents of 64 KiB, as hypervisors report them, are read again without their neighbours.
 const (
 	minPages    = 6
+	gapPages    = 8
 	normalPages = 16
 	seldomBits  = 6 // one page in 64
 	soonBits    = 2 // one page in 4
@@ -55,7 +57,7 @@ type cutter struct {
 func (c *cutter) batch(b *batch) {
 	b.cut = cut{chunks: b.cut.chunks[:0]}
 	for _, p := range b.found.pages {
-		if len(c.open) > 0 && p.leaf()-c.open[0].leaf() > maxApart {
+		if c.endsBefore(&p) {
 			c.close(&b.cut)
 		}
 		c.open = append(c.open, p)
@@ -67,6 +69,12 @@ func (c *cutter) batch(b *batch) {
 		c.close(&b.cut)
 	}
 	c.keep(b)
+}
+
+// endsBefore reports whether the chunk in the making ends before a page.
+func (c *cutter) endsBefore(p *page) bool {
+	n := len(c.open)
+	return n > 0 && (p.leaf()-c.open[0].leaf() > maxApart || (n >= gapPages && p.no != c.open[n-1].no+1))
 }
 
 // ends reports whether the chunk in the making ends with a page of this hash.

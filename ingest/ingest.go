@@ -62,9 +62,10 @@ func (d *Disk) listLayers(ctx context.Context, dst *snapshotchain.DraftDisk) err
 	return err
 }
 
-// image is what the point keeps of the source's identity.
-func (d *Disk) image() string {
-	if d.Layers == nil || d.Source.Changed() != "" {
+// image is what the point keeps of the source's identity. When somebody told what changed, nobody looked at the
+// rest of the source.
+func (d *Disk) image(told bool) string {
+	if told || d.Layers == nil || d.Source.Changed() != "" {
 		return ""
 	}
 	return d.Layers.Identity()
@@ -140,7 +141,7 @@ func Run(ctx context.Context, store *snapshotchain.Store, req Request, c *Counte
 // takeDisk takes in one disk and returns a note for the point.
 func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotchain.Draft, req *Request, i int, c *Counters) (string, error) {
 	d, dst := &req.Disks[i], draft.Disks()[i]
-	before := draft.StoredBytes()
+	before, told := draft.StoredBytes(), d.Listed
 	if err := d.listLayers(ctx, dst); err != nil {
 		return "", err
 	}
@@ -157,7 +158,7 @@ func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotch
 	c.Looked.Store(r.before + d.Source.Size())
 	dst.Result = snapshotchain.DiskResult{
 		ReadBytes: r.read, ChangedBytes: min(r.changed*blockdev.PageSize, max(d.Source.Size(), r.parentSize())),
-		StoredBytes: draft.StoredBytes() - before, Mode: r.mode(), Source: d.From, Image: d.image(),
+		StoredBytes: draft.StoredBytes() - before, Mode: r.mode(), Source: d.From, Image: d.image(told && r.mode() == "list"),
 	}
 	if d.Listed && r.parent == nil && !d.Full {
 		return fmt.Sprintf("disk %s had no earlier point: all of it was read, not only the list", d.Name), nil

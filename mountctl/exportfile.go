@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -123,10 +124,22 @@ func (p *partFile) lock() error {
 	if err != nil {
 		return err
 	}
-	if named, err := os.Stat(p.name()); err != nil || !os.SameFile(open, named) {
+	named, err := os.Lstat(p.name())
+	if err == nil && named.Mode()&os.ModeSymlink != 0 {
+		return p.linked()
+	}
+	if err != nil || !os.SameFile(open, named) {
 		return p.busy() // the other one has just ended, and it is FILE now
 	}
+	if st, ok := open.Sys().(*syscall.Stat_t); !ok || st.Nlink != 1 || !open.Mode().IsRegular() {
+		return p.linked()
+	}
 	return nil
+}
+
+// linked refuses to write to what may be somebody else's file.
+func (p *partFile) linked() error {
+	return errs.WithTry(errs.New(errs.Denied, "%s is a link to another file", p.name()), "rm %s", p.name())
 }
 
 func (p *partFile) busy() error {

@@ -3,6 +3,7 @@ package mountctl
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -183,6 +184,16 @@ func whatGoes(m *api.Mount, req *api.UnmountRequest) string {
 	return fmt.Sprintf("%s written to mount %s of %s at %s would be lost for good", size(m.WrittenBytes), short(m.Mount), m.VM, m.Path)
 }
 
+// minPrefix is the least of an id that names a mount.
+const minPrefix = 4
+
+// meansID tells whether a name can be the beginning of an id: what is there as a file or folder is that, mounted
+// or not, and never discards a mount elsewhere whose id begins alike.
+func meansID(name, abs string) bool {
+	_, err := os.Lstat(abs)
+	return len(name) >= minPrefix && errors.Is(err, os.ErrNotExist)
+}
+
 // findMount finds a mount by id, prefix or folder.
 func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 	if name == "" {
@@ -205,10 +216,10 @@ func (a *app) findMount(ctx context.Context, name string) (*api.Mount, error) {
 		m := &v.Mounts[i]
 		// A folder means what is mounted there now, never a mount that was kept and had it before. It may look
 		// like the beginning of an id.
-		if (m.Path == abs || m.Path == real) && m.State == "mounted" {
+		if (m.Path == abs || m.Path == real) && m.State != "kept" {
 			return m, nil
 		}
-		if strings.HasPrefix(m.Mount, strings.ToLower(name)) {
+		if strings.HasPrefix(m.Mount, strings.ToLower(name)) && meansID(name, abs) {
 			found = append(found, m)
 		}
 	}

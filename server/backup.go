@@ -4,7 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"livemount/blockdev/image"
 	"livemount/fs/fusefs"
@@ -134,7 +140,51 @@ func (s *Server) openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) 
 }
 
 // notOurs refuses a disk of one of our own mounts: reading it would wait for ourselves.
-func (s *Server) notOurs(path string) error {
+// Links, and loop devices on a file of ours, are followed one step at a time, without a look at what is on a
+// mount.
+func (s *Server) notOurs(path string) error { return s.notOursWithin(path, maxLinks) }
+
+const maxLinks = 40
+
+func (s *Server) notOursWithin(path string, left int) error {
+	if err := s.notOnOurs(path); err != nil {
+		return err
+	}
+	info, err := os.Lstat(path)
+	if err != nil || left == 0 {
+		return nil // opening it says what is wrong
+	}
+	next := ""
+	switch mode := info.Mode(); {
+	case mode&os.ModeSymlink != 0:
+		if next, err = os.Readlink(path); err == nil && !filepath.IsAbs(next) {
+			next = filepath.Join(filepath.Dir(path), next)
+		}
+	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		next = loopFile(info)
+	}
+	if err != nil || next == "" {
+		return nil
+	}
+	return s.notOursWithin(next, left-1)
+}
+
+// loopFile returns the file behind a loop device or a partition of one, "" for other devices (losetup(8)).
+func loopFile(info os.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	dir := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	for _, name := range []string{dir + "/loop/backing_file", dir + "/../loop/backing_file"} {
+		if b, err := os.ReadFile(name); err == nil {
+			return strings.TrimSpace(string(b))
+		}
+	}
+	return ""
+}
+
+func (s *Server) notOnOurs(path string) error {
 	ours := s.mountAbove(path) != nil
 	if !ours {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))

@@ -53,6 +53,9 @@ func (s *Server) startCommit(ctx context.Context, m *mount, branch string) (*job
 	began := s.clock.Now()
 	j, err := s.jobs.start("commit", plan.req.VM, &c, func(ctx context.Context, j *job, step func(string)) (*api.Backup, error) {
 		p, err := ingest.Run(ctx, s.store, plan.req, &c, step)
+		if errs.Is(err, errs.Exists) {
+			err = errs.WithTry(errs.New(errs.Busy, "another commit to %s was faster", plan.req.VM), "the same command again")
+		}
 		if err != nil {
 			return nil, err
 		}

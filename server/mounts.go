@@ -214,13 +214,16 @@ func (s *Server) resume(ctx context.Context, m *mount, path string) error {
 	return err
 }
 
+// minPrefix is the least of an id that names a mount.
+const minPrefix = 4
+
 // findMount finds a mount by a unique prefix of its id, or by its folder.
 func (s *Server) findMount(name string) (*mount, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found *mount
 	for id, m := range s.mounts {
-		if !(m.rec.Path == name && m.served()) && (name == "" || !strings.HasPrefix(id.String(), strings.ToLower(name))) {
+		if !(m.rec.Path == name && m.served()) && (len(name) < minPrefix || !strings.HasPrefix(id.String(), strings.ToLower(name))) {
 			continue
 		}
 		if found != nil {

@@ -70,6 +70,7 @@ func openRaw(path string, clk clock.Clock) (*Raw, error) {
 }
 
 func newRaw(f *os.File, path string, clk clock.Clock) (*Raw, error) {
+	settle(f)
 	now := clk.Now() // before the look at the file, see stampOf
 	st, err := f.Stat()
 	if err != nil {

@@ -69,9 +69,16 @@ func (r *Raw) unchanged() bool {
 // "" when that cannot be told: for a device, on a network file system, for a file that was written less than
 // two seconds before it was opened, or after that. The same file opened as another format has another one.
 // It ends with the boot of the machine: after a power cut bytes that were synced can be on disk without the
-// times that go with them. Writes through a memory map can escape the kernel's times for as long as a page
-// stays dirty.
+// times that go with them.
 func (r *Raw) Identity() string { return identity([]*layer{{format: formatRaw, file: r, data: r}}) }
+
+// settle writes back what is dirty in a regular file. A page that is written through a memory map moves the times of
+// its file only when it becomes dirty: afterwards none is, so that the next write is seen.
+func settle(f *os.File) {
+	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
+		_ = f.Sync() // a failure is for whoever wrote; bytes that cannot be read are an error of their own
+	}
+}
 
 // identity hashes the stamps of the files of a chain, from the image down.
 func identity(layers []*layer) string {

@@ -54,14 +54,21 @@ func (s *Store) ReadRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte,
 	return s.read(ctx, p, kind, nil)
 }
 
+// noteBad remembers a bad record and tells of it once.
+func (s *Store) noteBad(p Ptr, err error) {
+	if s.MarkBad(p) {
+		s.opts.OnBad(p, err)
+	}
+}
+
 // read decodes a record into the given bytes when it is as long, or into new ones.
 func (s *Store) read(ctx context.Context, p Ptr, kind RecordKind, into []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	raw, err := s.readRecord(ctx, p, kind, into)
-	if errs.Is(err, errs.Corrupt) && s.MarkBad(p) {
-		s.opts.OnBad(p, err)
+	if errs.Is(err, errs.Corrupt) {
+		s.noteBad(p, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", p, err)

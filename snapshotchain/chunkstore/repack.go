@@ -65,11 +65,19 @@ func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
 
 // copyRecords writes all records of a container, and makes them durable.
 func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, slots []slot) error {
+	var bad error
 	for n := range slots {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		r, raw, err := s.recordOf(ctx, from, uint32(n), slots[n])
+		if errs.Is(err, errs.Corrupt) {
+			s.noteBad(Ptr{from.id, uint32(n)}, err)
+			bad = err
+		}
+		if bad != nil { // nothing is written any more, but all that is bad is found
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -81,6 +89,9 @@ func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, 
 		if _, err := to.append(r); err != nil {
 			return err
 		}
+	}
+	if bad != nil {
+		return bad
 	}
 	return to.seal()
 }
