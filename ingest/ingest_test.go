@@ -320,6 +320,56 @@ func TestPackingKeepsEveryPage(t *testing.T) {
 	}
 }
 
+// TestPackingTellsOfDamage flips a byte of what was stored fast: packing finds it, and the next backup stores
+// again what the source still has.
+func TestPackingTellsOfDamage(t *testing.T) {
+	dir := t.TempDir()
+	o := snapshotchain.Options{Dir: dir, FS: vfs.OS{}, Clock: clock.System{}, ContainerBytes: 256 << 10}
+	reopen := func() *snapshotchain.Store {
+		s, err := snapshotchain.Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := reopen()
+	m := blockdev.NewMem(4 << 20)
+	p := make([]byte, 3<<20)
+	fillRandom(rand.New(rand.NewPCG(41, 42)), p)
+	write(t, m, p, 0)
+	var c Counters
+	if _, err := Run(t.Context(), s, Request{VM: "web", Disks: []Disk{{Name: "sda", Source: source{m}}}, Level: snapshotchain.Level(1)}, &c, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "containers", "data", "*", "*.lmc"))
+	if err != nil || len(files) < 3 {
+		t.Fatal(files, err)
+	}
+	b, err := os.ReadFile(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 4
+	if err := os.WriteFile(files[1], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen()
+	defer s.Close(t.Context())
+	if _, err := s.Pack(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if damage, _ := s.Health(); len(damage) == 0 {
+		t.Error("nobody was told")
+	}
+	again := backup(t, s, Disk{Name: "sda", Source: source{m}, Full: true})
+	if !bytes.Equal(content(t, s, again, "sda"), snapshot(t, m)) || again.Disks[0].StoredBytes == 0 {
+		t.Error("the new point is not what the source holds")
+	}
+}
+
 func TestAListIsNotUsedAgainstAnOlderPoint(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close(t.Context())
