@@ -40,9 +40,11 @@ func (s *Store) tryMeta(dir string) error {
 		return err
 	}
 	s.db = db
-	s.cat, err = loadCatalog(db)
+	if s.cat, err = loadCatalog(db); err != nil {
+		return err
+	}
 	s.cat.hasPoint = s.hasPoint
-	return err
+	return nil
 }
 
 // hasPoint reports whether Badger has the record of a point.
