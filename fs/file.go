@@ -48,6 +48,9 @@ func (f *File) Name() string { return f.name }
 // Writable says whether the file takes writes.
 func (f *File) Writable() bool { return f.device != nil }
 
+// Limit implements Writable: a disk does not grow.
+func (f *File) Limit() int64 { return f.Size() }
+
 // Size in bytes. It does not change.
 func (f *File) Size() int64 { return f.data.Size() }
 

@@ -32,6 +32,9 @@ type Attr struct {
 	Accessed       time.Time
 	Modified       time.Time // content
 	Changed        time.Time // content or attributes
+	// Links, UID and GID are known of nodes of a Mutable tree; else Links is 0, and the owner is whoever serves.
+	Links    uint32
+	UID, GID uint32
 }
 
 // Node is a Folder, a Regular or a Link. Nodes can be compared: what is == is the same node. A node of a
@@ -54,7 +57,7 @@ type Folder interface {
 	List(ctx context.Context, behind Cookie, limit int) ([]Entry, error)
 }
 
-// Regular is a node with content of a fixed size. A *File may also take writes; nothing else does.
+// Regular is a node with content. One that takes writes is a Writable.
 type Regular interface {
 	Node
 	blockdev.ReaderAt
@@ -100,7 +103,7 @@ func CheckName(name string) error {
 	case name == "" || name == "." || name == "..":
 		return errs.New(errs.Invalid, "name %q is not a file name", name)
 	case len(name) > maxNameBytes:
-		return errs.New(errs.Invalid, "name %.20q… has %d bytes, more than %d", name, len(name), maxNameBytes)
+		return errs.New(errs.Invalid, "name %.20q… has %d bytes, more than %d: %w", name, len(name), maxNameBytes, NameTooLong)
 	case strings.ContainsAny(name, "/\x00"):
 		return errs.New(errs.Invalid, "name %q contains a slash or a NUL", name)
 	}

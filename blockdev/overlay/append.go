@@ -62,10 +62,18 @@ func (l *Log) payloadLimit() int64 {
 
 // log appends one record for a caller from outside and then runs apply, in the order of the log.
 func (l *Log) log(ctx context.Context, e essentials, payload []byte, apply func()) error {
+	admit := l.opts.Admit
+	if e.kind == kindZero || e.kind == kindForget {
+		admit = l.opts.AdmitFreeing
+	}
+	return l.logAdmitted(ctx, admit, e, payload, apply)
+}
+
+func (l *Log) logAdmitted(ctx context.Context, admit func(int64) error, e essentials, payload []byte, apply func()) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := l.opts.Admit(e.bytes()); err != nil {
+	if err := admit(e.bytes()); err != nil {
 		return err
 	}
 	if e.kind == kindData {
@@ -170,11 +178,17 @@ func (l *Log) apply(e essentials, s *segment, off int64) {
 	defer l.index.Unlock()
 	switch e.kind {
 	case kindData:
-		l.node(e.node).put(extent{e.off, e.length, uint32(s.number), uint32(off), uint32(e.length), 0}, &l.live)
+		n := l.node(e.node)
+		n.put(extent{e.off, e.length, uint32(s.number), uint32(off), uint32(e.length), 0}, &l.live)
+		n.grow(e.off + e.length)
 	case kindZero:
 		l.node(e.node).put(extent{off: e.off, len: e.length, seg: segZero}, &l.live)
 	case kindSize:
 		l.node(e.node).resize(e.off, &l.live)
+	case kindMeta:
+		if e.node != 0 {
+			l.node(e.node).resize(e.off, &l.live)
+		}
 	case kindForget:
 		l.forget(e.node)
 	}
@@ -230,6 +244,14 @@ func (n *node) resize(size int64, live *liveCount) {
 	n.put(extent{off: size, len: sizeEnd - size, seg: segZero}, live)
 	n.size.Store(size)
 	n.sizeKnown = true
+}
+
+// grow makes the node end at or behind end, if it grows.
+func (n *node) grow(end int64) {
+	if n.grows && end > n.size.Load() {
+		n.size.Store(end)
+		n.sizeKnown = true
+	}
 }
 
 // sizeEnd is behind every offset of every node.

@@ -43,7 +43,7 @@ func TestDiscardingAllGivesTheSpaceBackWithoutFurtherWrites(t *testing.T) {
 		o := testOptions(vfs.NewMem())
 		o.NoBackground = !background
 		const size = 1 << 20
-		nodes := []Node{{1, pattern(1000, 1), size}}
+		nodes := []Node{{ID: 1, Base: pattern(1000, 1), Size: size}}
 		l := mustCreate(t, o, nodes)
 		d := mustDevice(t, l, 1)
 		must(t, d.WriteAt(bg(), stamp(size, 1), 0))

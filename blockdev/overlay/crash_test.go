@@ -64,7 +64,7 @@ var errPower = errors.New("the power is gone")
 
 func newCrashRun(t *testing.T, seed uint64) *crashRun {
 	c := &crashRun{t: t, rng: rand.New(rand.NewPCG(seed, 1)), mem: vfs.NewMem()}
-	c.nodes = []Node{{1, pattern(9000, seed), 20000}, {2, nil, 9000}}
+	c.nodes = []Node{{ID: 1, Base: pattern(9000, seed), Size: 20000}, {ID: 2, Size: 9000}}
 	c.model = [][][]byte{modelOf(t, c.nodes)}
 	must(t, c.mem.MkdirAll("/m"))
 	must(t, c.mem.SyncDir("/"))

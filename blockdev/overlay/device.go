@@ -14,7 +14,7 @@ type device struct {
 	n *node
 }
 
-// Size implements blockdev.Reader. It changes with SetSize only.
+// Size implements blockdev.Reader. It changes with SetSize, AppendSize, and, in a node that grows, with writes.
 func (d *device) Size() int64 { return d.n.size.Load() }
 
 // Close implements blockdev.Reader.
@@ -33,7 +33,11 @@ func (d *device) ReadAt(ctx context.Context, p []byte, off int64) error {
 
 // WriteAt implements blockdev.WriterAt. A write of more than 1 MiB is several records.
 func (d *device) WriteAt(ctx context.Context, p []byte, off int64) error {
-	if err := blockdev.CheckRange(d.Size(), off, int64(len(p))); err != nil {
+	end := d.Size()
+	if d.n.grows {
+		end = sizeEnd - 1
+	}
+	if err := blockdev.CheckRange(end, off, int64(len(p))); err != nil {
 		return err
 	}
 	for limit := d.l.payloadLimit(); len(p) > 0; {
@@ -167,6 +171,16 @@ func (l *Log) Forget(ctx context.Context, id uint64) error {
 	return l.log(ctx, essentials{kindForget, id, 0, 0}, nil, func() { l.drop(id) })
 }
 
+// DataBytes is how many bytes of a node are data in the log; 0 when there is no such node.
+func (l *Log) DataBytes(id uint64) int64 {
+	l.index.RLock()
+	defer l.index.RUnlock()
+	if n := l.nodes[id]; n != nil {
+		return n.extents.data
+	}
+	return 0
+}
+
 func (l *Log) drop(id uint64) {
 	l.index.Lock()
 	defer l.index.Unlock()
@@ -177,13 +191,40 @@ func (l *Log) drop(id uint64) {
 // before any later record is written. After a crash Options.Meta gets the payload again. apply runs with
 // the log's lock on writes held and must not call the log (see Options.Snapshot).
 func (l *Log) Append(ctx context.Context, payload []byte, apply func()) error {
+	return l.appendMeta(ctx, essentials{}, payload, false, apply)
+}
+
+// AppendFreeing is Append of what leads to space being given back: room is asked of Options.AdmitFreeing.
+func (l *Log) AppendFreeing(ctx context.Context, payload []byte, apply func()) error {
+	return l.appendMeta(ctx, essentials{}, payload, true, apply)
+}
+
+// AppendSize is Append that sets the size of a node, as SetSize does, in the same record. NotFound when there is
+// no such node.
+func (l *Log) AppendSize(ctx context.Context, payload []byte, node uint64, size int64, apply func()) error {
+	if size < 0 || size >= sizeEnd {
+		return errs.New(errs.Invalid, "overlay node %d: size %d", node, size)
+	}
+	d, err := l.Device(node)
+	if err != nil {
+		return err
+	}
+	return l.appendMeta(ctx, essentials{node: node, off: size}, payload, size < d.Size(), apply)
+}
+
+func (l *Log) appendMeta(ctx context.Context, e essentials, payload []byte, freeing bool, apply func()) error {
 	if l.opts.Meta == nil || l.opts.Snapshot == nil || l.opts.Restore == nil {
 		return errs.New(errs.Invalid, "overlay log %s was opened without a layer above", l.opts.Dir)
 	}
 	if int64(len(payload)) > l.payloadLimit() {
 		return errs.New(errs.Invalid, "payload of %d bytes, more than the %d allowed", len(payload), l.payloadLimit())
 	}
-	return l.log(ctx, essentials{kind: kindMeta, length: int64(len(payload))}, payload, func() {
+	e.kind, e.length = kindMeta, int64(len(payload))
+	admit := l.opts.Admit
+	if freeing {
+		admit = l.opts.AdmitFreeing
+	}
+	return l.logAdmitted(ctx, admit, e, payload, func() {
 		l.logMeta = true
 		if apply != nil {
 			apply()

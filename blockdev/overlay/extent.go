@@ -26,6 +26,14 @@ func (e extent) end() int64 { return e.off + e.len }
 
 func (e extent) isData() bool { return e.seg != segZero && e.seg != segBad }
 
+// dataBytes is the length of data, and nothing of all else.
+func (e *extent) dataBytes() int64 {
+	if e.isData() {
+		return e.len
+	}
+	return 0
+}
+
 // shown is what readers are told. What is bad is data: whoever reads it learns so.
 func (e extent) shown() blockdev.Extent {
 	k := blockdev.Data
@@ -54,6 +62,7 @@ func (e extent) sameBytes(o extent) bool {
 type node struct {
 	id        uint64
 	base      blockdev.Reader // nil is all zeroes
+	grows     bool            // a write behind the end makes it longer
 	attached  bool            // given by the caller, not only found in the log
 	size      atomic.Int64    // bytes
 	given     int64           // the size that the caller gave
@@ -65,7 +74,7 @@ type node struct {
 // The caller holds index, for writing: copying a tree writes to it.
 func (n *node) copy() *node {
 	c := &node{
-		id: n.id, base: n.base, attached: n.attached, given: n.given, sizeKnown: n.sizeKnown, extents: n.extents.copy(),
+		id: n.id, base: n.base, grows: n.grows, attached: n.attached, given: n.given, sizeKnown: n.sizeKnown, extents: n.extents.copy(),
 	}
 	c.size.Store(n.size.Load())
 	return c

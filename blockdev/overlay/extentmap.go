@@ -12,13 +12,14 @@ type extentMap struct {
 	leaves btree.Map[int64, string] // by the offset of their first extent
 	count  int
 	bytes  int64 // of all leaves
+	data   int64 // bytes that the extents of data cover
 }
 
 // Len is the number of extents.
 func (m *extentMap) Len() int { return m.count }
 
 // copy needs the same lock as a change, because it marks the tree as shared.
-func (m *extentMap) copy() extentMap { return extentMap{*m.leaves.Copy(), m.count, m.bytes} }
+func (m *extentMap) copy() extentMap { return extentMap{*m.leaves.Copy(), m.count, m.bytes, m.data} }
 
 // leafOf is the key of the leaf where an extent that covers off is, if there is one.
 func (m *extentMap) leafOf(off int64) (key int64) {
@@ -127,6 +128,7 @@ func (m *extentMap) keep(list []extent, leaf string, lo, hi int64, with *[]exten
 	u := unpacker{leaf: leaf}
 	for e, ok := u.next(); ok; e, ok = u.next() {
 		m.count--
+		m.data -= e.dataBytes()
 		if e.off >= lo && e.off < hi {
 			live.sub(e)
 			continue
@@ -152,15 +154,19 @@ func (m *extentMap) store(list []extent) {
 	}
 	for len(list) > 0 {
 		n := min(size, len(list))
-		m.add(packLeaf(list[:n]), list[0].off, n)
+		m.add(packLeaf(list[:n]), list[:n])
 		list = list[n:]
 	}
 }
 
-func (m *extentMap) add(leaf string, off int64, extents int) {
-	m.leaves.Set(off, leaf)
-	m.count += extents
+// add adds a leaf that holds these extents.
+func (m *extentMap) add(leaf string, list []extent) {
+	m.leaves.Set(list[0].off, leaf)
+	m.count += len(list)
 	m.bytes += int64(len(leaf))
+	for i := range list {
+		m.data += list[i].dataBytes()
+	}
 }
 
 // filler fills a map with extents that come in order.

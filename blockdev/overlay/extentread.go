@@ -90,7 +90,7 @@ func (x *extentReader) leaf(leaf string) error {
 		return nil
 	}
 	x.fill.flush()
-	x.n.extents.add(leaf, list[0].off, n)
+	x.n.extents.add(leaf, list[:n])
 	for i, e := range list[:n] {
 		if from[i] != nil {
 			x.l.live.countIn(from[i], e, 1)

@@ -52,7 +52,7 @@ func TestFullDiskIsNoSpaceAndEndsWhenThereIsRoom(t *testing.T) {
 	for limit := int64(13000); limit < 90000; limit += 777 {
 		mem := vfs.NewMem()
 		o := testOptions(mem)
-		nodes := []Node{{1, pattern(20000, 1), 20000}}
+		nodes := []Node{{ID: 1, Base: pattern(20000, 1), Size: 20000}}
 		l := mustCreate(t, o, nodes)
 		d := mustDevice(t, l, 1)
 		model := modelOf(t, nodes)[0]

@@ -41,7 +41,7 @@ func (m image) mount(t testing.TB) *vfs.Mem {
 }
 
 func flipNodes() []Node {
-	return []Node{{1, pattern(9000, 3), 16384}, {2, nil, 12288}}
+	return []Node{{ID: 1, Base: pattern(9000, 3), Size: 16384}, {ID: 2, Size: 12288}}
 }
 
 // flipLog makes a small closed log with every kind of record, two segments behind its checkpoint and

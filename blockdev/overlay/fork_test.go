@@ -37,7 +37,7 @@ func usedBytes(t *testing.T, fsys vfs.FS) int64 {
 func TestForkShowsTheSameCopiesNothingAndGoesItsOwnWay(t *testing.T) {
 	u := &upper{}
 	o := u.options(testOptions(vfs.NewMem()))
-	nodes := []Node{{1, pattern(50000, 1), 300000}, {2, nil, 9000}}
+	nodes := []Node{{ID: 1, Base: pattern(50000, 1), Size: 300000}, {ID: 2, Size: 9000}}
 	l := mustCreate(t, o, nodes)
 	d := devicesOf(t, l, nodes)
 	must(t, d[0].WriteAt(bg(), stamp(200000, 1), 1000))
@@ -105,7 +105,7 @@ func checkpointHeadOf(t *testing.T, o Options) checkpointHead {
 
 func TestForkOfAnEmptyLogIsAnEmptyLog(t *testing.T) {
 	o := testOptions(vfs.NewMem())
-	nodes := []Node{{1, pattern(5000, 1), 9000}}
+	nodes := []Node{{ID: 1, Base: pattern(5000, 1), Size: 9000}}
 	l := mustCreate(t, o, nodes)
 	must(t, l.Fork(bg(), forkDir, [16]byte{7, 0xf}))
 	f, rep := mustOpen(t, forkOptions(o, forkDir, 7), nodes)
@@ -316,7 +316,7 @@ func TestFailureOfAnyOneOperationOfForkIsHarmless(t *testing.T) {
 			}
 			return nil
 		}})
-		nodes := []Node{{1, pattern(500, 1), 90000}}
+		nodes := []Node{{ID: 1, Base: pattern(500, 1), Size: 90000}}
 		l := mustCreate(t, o, nodes)
 		must(t, mustDevice(t, l, 1).WriteAt(bg(), stamp(80000, 1), 0))
 		want := readAllOf(t, mustDevice(t, l, 1))

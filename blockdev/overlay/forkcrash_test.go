@@ -25,7 +25,7 @@ func forkCut(t *testing.T, nth int, seed uint64) (done bool) {
 		}
 		return nil
 	}})
-	nodes := []Node{{1, pattern(3000, 1), 60000}, {ID: 2, Size: 5000}}
+	nodes := []Node{{ID: 1, Base: pattern(3000, 1), Size: 60000}, {ID: 2, Size: 5000}}
 	must(t, mem.MkdirAll("/m"))
 	l := mustCreate(t, o, nodes)
 	d := devicesOf(t, l, nodes)

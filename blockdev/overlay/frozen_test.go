@@ -111,7 +111,7 @@ func cloneModel(m [][]byte) [][]byte {
 
 func TestChangedTellsOnlyDataWrittenSince(t *testing.T) {
 	o := testOptions(vfs.NewMem())
-	nodes := []Node{{1, pattern(50000, 1), 60000}}
+	nodes := []Node{{ID: 1, Base: pattern(50000, 1), Size: 60000}}
 	l := mustCreate(t, o, nodes)
 	d := mustDevice(t, l, 1)
 	must(t, d.WriteAt(bg(), stamp(9000, 1), 1000))
@@ -156,7 +156,7 @@ func TestForgottenAndAddedNodeIsToldAsChanged(t *testing.T) {
 
 func TestFrozenOutlivesItsFilesAndItsLog(t *testing.T) {
 	o := testOptions(vfs.NewMem())
-	nodes := []Node{{1, pattern(1000, 1), 200000}}
+	nodes := []Node{{ID: 1, Base: pattern(1000, 1), Size: 200000}}
 	l := mustCreate(t, o, nodes)
 	d := mustDevice(t, l, 1)
 	must(t, d.WriteAt(bg(), stamp(200000, 1), 0))
@@ -186,7 +186,7 @@ func TestFrozenOutlivesItsFilesAndItsLog(t *testing.T) {
 
 func TestFrozenBadRangeIsToldAndReadsAsCorrupt(t *testing.T) {
 	o := testOptions(vfs.NewMem())
-	nodes := []Node{{1, pattern(20000, 1), 20000}}
+	nodes := []Node{{ID: 1, Base: pattern(20000, 1), Size: 20000}}
 	l := mustCreate(t, o, nodes)
 	d := mustDevice(t, l, 1)
 	must(t, d.WriteAt(bg(), stamp(4096, 1), 0))

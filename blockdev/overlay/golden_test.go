@@ -113,7 +113,7 @@ func TestLogWithACheckpointOfVersion1IsRead(t *testing.T) {
 	must(t, err)
 	u := &upper{}
 	o := u.options(goldenOptions(parseHexdump(t, string(text)).mount(t)))
-	nodes := []Node{{7, pattern(9000, 1), 65536}}
+	nodes := []Node{{ID: 7, Base: pattern(9000, 1), Size: 65536}}
 	want := modelOf(t, nodes)[0]
 	copy(want[4096:], "hello, log")
 	clear(want[512 : 512+1024])

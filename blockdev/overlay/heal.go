@@ -61,7 +61,9 @@ func (r *replayer) restore(e essentials, places []Position, next Position, want 
 		err = r.effect(e, s, off)
 	case e.kind == kindData:
 		r.rep.damage(e.node, e.off, e.length, "its record was lost")
-		r.l.node(e.node).put(extent{off: e.off, len: e.length, seg: segBad}, &r.l.live)
+		n := r.l.node(e.node)
+		n.put(extent{off: e.off, len: e.length, seg: segBad}, &r.l.live)
+		n.grow(e.off + e.length)
 	default:
 		err = r.lost(1, "a record of the layer above")
 	}

@@ -144,7 +144,7 @@ func newMachine(t *rapid.T) *machine {
 	m := &machine{devs: make([]blockdev.Device, 3)}
 	m.opts = testOptions(vfs.NewMem())
 	m.bases = []*blockdev.Mem{pattern(30000, 1), pattern(1000, 2)}
-	m.nodes = []Node{{1, m.bases[0], 30000}, {2, m.bases[1], 70001}, {9, nil, 5000}}
+	m.nodes = []Node{{ID: 1, Base: m.bases[0], Size: 30000}, {ID: 2, Base: m.bases[1], Size: 70001}, {ID: 9, Size: 5000}}
 	for _, n := range m.nodes {
 		p := make([]byte, n.Size)
 		if n.Base != nil {

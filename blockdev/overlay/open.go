@@ -184,7 +184,8 @@ func (l *Log) chooseCheckpoint(dir folder, r *replayer) (checkpointHead, error) 
 
 func (l *Log) resetIndex() {
 	for id, n := range l.nodes {
-		n.extents = extentMap{}
+		n.extents, n.sizeKnown = extentMap{}, false
+		n.size.Store(n.given)
 		if !n.attached {
 			delete(l.nodes, id)
 		}

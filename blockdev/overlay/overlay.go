@@ -51,13 +51,16 @@ type Options struct {
 	// Admit is asked before a write lets the log grow by n bytes; its error goes to the writer. It is not
 	// asked for clean-up, which needs room to give more back.
 	Admit func(n int64) error
+	// AdmitFreeing is asked instead for what leads to space being given back: zeroes, forgotten nodes, AppendFreeing,
+	// smaller sizes. Default: Admit.
+	AdmitFreeing func(n int64) error
 	// AcceptDamage lets Open go on when synced records are lost and nobody can know what they changed:
 	// they are then as if they had never been written. For salvage only.
 	AcceptDamage bool
 	// NoBackground leaves clean-up to calls of Clean.
 	NoBackground bool
 
-	// Meta gets the payload of each Append in order, at Open.
+	// Meta gets the payload of each Append and AppendSize in order, at Open. The sizes are set already.
 	Meta func(payload []byte) error
 	// Restore gets the newest snapshot at Open, before any Meta.
 	Restore func(snapshot []byte) error
@@ -72,6 +75,9 @@ type Node struct {
 	ID   uint64
 	Base blockdev.Reader // nil is zeroes; may be shorter than Size
 	Size int64           // bytes
+	// Grows makes a write behind the end set the size, in the record of the write itself. It is for nodes without
+	// a base: what Open is not told of until it has replayed the log grows as well.
+	Grows bool
 }
 
 // Log is an open log. All methods may be called from several goroutines. Locks are taken in the order
@@ -147,6 +153,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Admit == nil {
 		o.Admit = func(int64) error { return nil }
 	}
+	if o.AdmitFreeing == nil {
+		o.AdmitFreeing = o.Admit
+	}
 	return o, nil
 }
 
@@ -215,8 +224,8 @@ func (l *Log) start(epoch uint32) error {
 // Add gives the log a node that Create and Open were not told of. A node with a base must be given to
 // Open, because replay needs nothing from it but readers do.
 func (l *Log) Add(n Node) error {
-	if n.Size < 0 {
-		return errs.New(errs.Invalid, "overlay node %d: size %d", n.ID, n.Size)
+	if n.Size < 0 || n.Grows && n.Base != nil {
+		return errs.New(errs.Invalid, "overlay node %d: size %d, grows %v", n.ID, n.Size, n.Grows)
 	}
 	l.index.Lock()
 	defer l.index.Unlock()
@@ -224,7 +233,7 @@ func (l *Log) Add(n Node) error {
 	if have.attached {
 		return errs.New(errs.Exists, "overlay node %d is there already", n.ID)
 	}
-	have.attached, have.base, have.given = true, n.Base, n.Size
+	have.attached, have.base, have.given, have.grows = true, n.Base, n.Size, n.Grows
 	if !have.sizeKnown {
 		have.size.Store(n.Size)
 	}
@@ -235,7 +244,7 @@ func (l *Log) Add(n Node) error {
 func (l *Log) node(id uint64) *node {
 	n := l.nodes[id]
 	if n == nil {
-		n = &node{id: id}
+		n = &node{id: id, grows: true} // until Add says otherwise
 		l.nodes[id] = n
 	}
 	return n

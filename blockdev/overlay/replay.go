@@ -181,6 +181,7 @@ func (r *replayer) effect(e essentials, s *segment, off int64) error {
 		return errs.New(errs.Invalid, "the log holds records of a layer above; none was given")
 	}
 	r.l.logMeta = true
+	r.l.apply(e, s, off)
 	return r.l.opts.Meta(payload)
 }
 

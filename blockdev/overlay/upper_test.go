@@ -53,7 +53,7 @@ func TestLayerAboveGetsItsRecordsBackInOrder(t *testing.T) {
 func TestSizesAndForgottenNodesSurvive(t *testing.T) {
 	o := testOptions(vfs.NewMem())
 	base := pattern(10000, 5)
-	nodes := []Node{{1, base, 10000}}
+	nodes := []Node{{ID: 1, Base: base, Size: 10000}}
 	l := mustCreate(t, o, nodes)
 	must(t, l.Add(Node{ID: 7, Size: 3000}))
 	must(t, mustDevice(t, l, 7).WriteAt(bg(), stamp(3000, 1), 0))

@@ -85,6 +85,12 @@ func (g *Guard) AdmitMount(n int64) error {
 	return g.admit(n, g.reserve/2, "writes to mounts", "make room there; writing goes on by itself")
 }
 
+// AdmitFreeing asks for room for n bytes of a mount that will give more back: removing and discarding must not need
+// the room that they make.
+func (g *Guard) AdmitFreeing(n int64) error {
+	return g.admit(n, g.reserve/4, "mounts, not even to remove files,", "make room there; it goes on by itself")
+}
+
 func (g *Guard) admit(n, reserve int64, who, try string) error {
 	sp, err := g.o.FS.Space(g.o.Dir)
 	if err != nil {

@@ -31,8 +31,12 @@ func table() map[string][]string {
 		"ingest": {"blockdev", "internal/errs", "snapshotchain", "snapshotchain/chunkstore"},
 
 		// A served tree knows block devices, never the chain: server plugs the two together.
-		"fs":        {"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/vfs"},
-		"fs/fstest": {"blockdev", "fs", "internal/errs"},
+		"fs":           {"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/vfs"},
+		"fs/fstest":    {"blockdev", "fs", "internal/errs"},
+		"fs/datastore": {"blockdev", "fs", "internal/clock", "internal/errs", "internal/vfs"},
+		"fs/datastore/dstest": {
+			"blockdev", "blockdev/overlay", "fs/datastore", "internal/clock", "internal/errs", "internal/vfs",
+		},
 		"fs/fusefs": {"blockdev", "fs", "internal/errs"},
 
 		"server/api": {"internal/errs"},
