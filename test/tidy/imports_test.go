@@ -39,10 +39,19 @@ func table() map[string][]string {
 		},
 		"fs/fusefs": {"blockdev", "fs", "internal/errs"},
 
+		"fs/vmfiles": {"internal/errs"},
+		"fs/billyfs": {"blockdev", "fs", "internal/errs"},
+
+		"nfsd/xdr":     {"internal/errs"},
+		"nfsd/oncrpc":  {"internal/clock", "internal/errs", "nfsd/xdr"},
+		"nfsd/portmap": {"internal/errs", "nfsd/oncrpc", "nfsd/xdr"},
+		"nfsd":         {"fs", "internal/clock", "internal/errs", "nfsd/oncrpc", "nfsd/xdr"},
+
 		"server/api": {"internal/errs"},
 		"server": {
-			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/fusefs", "ingest", "internal/clock", "internal/errs",
-			"internal/space", "internal/vfs", "server/api", "snapshotchain",
+			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
+			"internal/clock", "internal/errs", "internal/space", "internal/vfs", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "server/api",
+			"snapshotchain",
 		},
 		"server/daemon":  {"internal/errs", "server", "server/api"},
 		"mountctl":       {"internal/clock", "internal/errs", "internal/vfs", "server/api"},
@@ -57,6 +66,8 @@ func doors() map[string][]string {
 		"github.com/dgraph-io/badger":    {"internal/kv"},
 		"github.com/dgraph-io/ristretto": {"internal/kv"},
 		"github.com/hanwen/go-fuse":      {"fs/fusefs"},
+		"github.com/go-git/go-billy":     {"fs/billyfs"},
+		"github.com/willscott/go-nfs":    {},                                             // the peer of tests and benchmarks
 		"github.com/klauspost/compress":  {"blockdev/image", "snapshotchain/chunkstore"}, // image: compressed clusters
 		"github.com/spf13/cobra":         {"mountctl", "server/daemon"},
 		"github.com/vmware/govmomi":      {"vsphere"},

@@ -1,0 +1,118 @@
+package nfsd
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"livemount/fs"
+)
+
+// Export is a datastore that clients may mount.
+type Export struct {
+	// ID is in every handle; it belongs to this datastore for ever. It is the fsid, too.
+	ID uint64
+	// Path is what clients mount, with a slash in front. Folders below it can be mounted as well.
+	Path string
+	// Tree is nil when the datastore exists but cannot be served now: calls are answered JUKEBOX.
+	Tree fs.Mutable
+	// Rules say who may; the first that fits counts.
+	Rules []Rule
+	// Traffic counts.
+	Traffic *Traffic
+	// Mounted is told when a client mounts (true), or says that it unmounted. It returns when that is written down.
+	Mounted func(client netip.Addr, mounted bool) error
+	// Clients tells who has it mounted.
+	Clients func() []netip.Addr
+
+	calls sync.WaitGroup
+	mu    sync.Mutex // guards over, and orders calls.Add before drain waits
+	over  bool
+}
+
+// Rule lets clients in.
+type Rule struct {
+	Network  netip.Prefix
+	ReadOnly bool
+	// RootSquash makes root AnonUID and AnonGID; AllSquash everybody.
+	RootSquash, AllSquash bool
+	AnonUID, AnonGID      uint32
+}
+
+// Traffic counts the bytes of an export since it was served.
+type Traffic struct{ Read, Written, Calls atomic.Int64 }
+
+// rule returns the rule for a client, or nil.
+func (e *Export) rule(client netip.Addr) *Rule {
+	for i := range e.Rules {
+		if e.Rules[i].Network.Contains(client) {
+			return &e.Rules[i]
+		}
+	}
+	return nil
+}
+
+// enter counts a call, unless the export is over.
+func (e *Export) enter() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.over {
+		e.calls.Add(1)
+	}
+	return !e.over
+}
+
+// drain waits until no call runs, and lets none begin.
+func (e *Export) drain() {
+	e.mu.Lock()
+	e.over = true
+	e.mu.Unlock()
+	e.calls.Wait()
+}
+
+// credentials are whom a call acts for.
+type credentials struct {
+	uid, gid uint32
+	groups   []uint32
+}
+
+func (c *credentials) root() bool { return c.uid == 0 }
+
+func (c *credentials) in(gid uint32) bool {
+	if c.gid == gid {
+		return true
+	}
+	for _, g := range c.groups {
+		if g == gid {
+			return true
+		}
+	}
+	return false
+}
+
+// Rights to a node, as in the three bits of a mode.
+const (
+	mayExec  = 1
+	mayWrite = 2
+	mayRead  = 4
+)
+
+// rights returns what the mode of a node lets somebody do. The owner of a file may always read and write it: a client
+// has checked when it was opened, and must be able to go on after the mode was changed.
+func (c *credentials) rights(a *fs.Attr) uint32 {
+	bits := fs.PermBits(a.Mode)
+	switch {
+	case c.root():
+		if a.Mode.IsDir() || bits&0o111 != 0 {
+			return mayRead | mayWrite | mayExec
+		}
+		return mayRead | mayWrite
+	case c.uid == a.UID && a.Mode.IsRegular():
+		return bits>>6&7 | mayRead | mayWrite
+	case c.uid == a.UID:
+		return bits >> 6 & 7
+	case c.in(a.GID):
+		return bits >> 3 & 7
+	}
+	return bits & 7
+}
