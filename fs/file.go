@@ -97,6 +97,9 @@ func (f *File) WriteAt(ctx context.Context, p []byte, off int64) error {
 	if f.device == nil {
 		return f.readOnly()
 	}
+	if err := blockdev.CheckRange(f.Size(), off, int64(len(p))); err != nil { // the device may know how to grow
+		return err
+	}
 	f.touch()
 	return f.device.WriteAt(ctx, p, off)
 }

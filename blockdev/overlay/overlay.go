@@ -75,8 +75,8 @@ type Node struct {
 	ID   uint64
 	Base blockdev.Reader // nil is zeroes; may be shorter than Size
 	Size int64           // bytes
-	// Grows makes a write behind the end set the size, in the record of the write itself. It is for nodes without
-	// a base: what Open is not told of until it has replayed the log grows as well.
+	// Grows makes a write behind the end set the size, in the record of the write itself. A node that Open is not told
+	// of grows until Add says otherwise.
 	Grows bool
 }
 
@@ -224,8 +224,8 @@ func (l *Log) start(epoch uint32) error {
 // Add gives the log a node that Create and Open were not told of. A node with a base must be given to
 // Open, because replay needs nothing from it but readers do.
 func (l *Log) Add(n Node) error {
-	if n.Size < 0 || n.Grows && n.Base != nil {
-		return errs.New(errs.Invalid, "overlay node %d: size %d, grows %v", n.ID, n.Size, n.Grows)
+	if n.Size < 0 {
+		return errs.New(errs.Invalid, "overlay node %d: size %d", n.ID, n.Size)
 	}
 	l.index.Lock()
 	defer l.index.Unlock()

@@ -89,7 +89,7 @@ func (s *Store) unused(in *inode) bool {
 // forget drops an inode without a name, and its bytes. It waits for those who read or write them. It stays in
 // snapshots until the log has forgotten the bytes: whoever finds it there forgets it again.
 func (s *Store) forget(ctx context.Context, in *inode) error {
-	if in.mode.IsRegular() {
+	if in.typ.IsRegular() {
 		c, err := in.content()
 		if err != nil {
 			return err
@@ -135,7 +135,7 @@ func (s *Store) parent(id fs.NodeID, name string) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !dir.mode.IsDir() {
+	if !dir.typ.IsDir() {
 		return nil, errs.New(errs.Invalid, "node %d: %w", id, fs.NotFolder)
 	}
 	return dir, fs.CheckName(name)
@@ -168,7 +168,7 @@ func (p *plan) changedAt(in *inode, now int64) {
 }
 
 func subsOf(in *inode) int {
-	if in.mode.IsDir() {
+	if in.typ.IsDir() {
 		return 1
 	}
 	return 0

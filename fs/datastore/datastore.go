@@ -115,7 +115,7 @@ type diskSource struct {
 // Disk is a file that is a disk.
 type Disk struct {
 	ID fs.NodeID // from 2 to 65535, that of the node of the log
-	// Data is a blockdev.Device, or, when the datastore is read-only, a blockdev.Reader.
+	// Data is a blockdev.Device that grows with writes behind its end, or, when the datastore is read-only, a Reader.
 	Data blockdev.Reader
 	// Allocated tells the bytes that the point has of it.
 	Allocated int64

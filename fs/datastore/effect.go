@@ -106,7 +106,7 @@ func (s *Store) applyNode(e *effect, live bool) error {
 		s.nodes[e.node], s.orphans[e.node] = in, in
 		s.nextID = max(s.nextID, e.node+1)
 	}
-	if in.mode.Type() != e.attr.mode.Type() {
+	if in.typ != e.attr.mode.Type() {
 		return impossible(e, "it changes its type")
 	}
 	in.mode, in.uid, in.gid, in.verifier = e.attr.mode, e.attr.uid, e.attr.gid, e.attr.verifier
@@ -144,20 +144,20 @@ func (s *Store) applyTimes(e *effect, live bool) {
 func (s *Store) enter(e *effect) error {
 	dir, in := s.nodes[e.node], s.nodes[e.child]
 	switch {
-	case dir == nil || !dir.mode.IsDir():
+	case dir == nil || !dir.typ.IsDir():
 		return impossible(e, "there is no such folder")
 	case in == nil || in == s.root:
 		return impossible(e, "the name leads nowhere")
 	case dir.children.byName[e.name] != nil:
 		return impossible(e, "the name is taken")
-	case in.mode.IsDir() && in.names > 0:
+	case in.typ.IsDir() && in.names > 0:
 		return impossible(e, "a folder with two names")
 	}
 	n := &entry{dir: dir, name: e.name, to: in, cookie: e.cookie}
 	dir.children.add(n)
 	in.entries = append(in.entries, n)
 	in.names++
-	if in.mode.IsDir() {
+	if in.typ.IsDir() {
 		dir.subs++
 	}
 	delete(s.orphans, in.id)
@@ -179,7 +179,7 @@ func (s *Store) leave(e *effect) error {
 			break
 		}
 	}
-	if n.to.mode.IsDir() {
+	if n.to.typ.IsDir() {
 		dir.subs--
 	}
 	if n.to.names--; n.to.names == 0 {

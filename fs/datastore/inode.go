@@ -14,7 +14,8 @@ import (
 type inode struct {
 	s        *Store
 	id       fs.NodeID
-	mode     iofs.FileMode
+	typ      iofs.FileMode // never changes
+	mode     iofs.FileMode // type and permissions
 	uid, gid uint32
 	names    uint32   // entries that lead to it; 1 for the root
 	holds    int      // by translators
@@ -50,7 +51,7 @@ type entry struct {
 }
 
 func (s *Store) newInode(id fs.NodeID, mode iofs.FileMode) *inode {
-	in := &inode{s: s, id: id, mode: mode}
+	in := &inode{s: s, id: id, typ: mode.Type(), mode: mode}
 	if mode.IsDir() {
 		in.children.byName = map[string]*entry{}
 	}
@@ -98,7 +99,7 @@ func (in *inode) attr() fs.Attr {
 		ID: in.id, Mode: in.mode, UID: in.uid, GID: in.gid, Links: in.names,
 		Accessed: timeOf(in.accessed.Load()), Modified: timeOf(in.modified.Load()), Changed: timeOf(in.changed.Load()),
 	}
-	switch in.mode.Type() {
+	switch in.typ {
 	case iofs.ModeDir:
 		a.SizeBytes, a.AllocatedBytes, a.Links = folderBytes, folderBytes, 2+in.subs
 	case iofs.ModeSymlink:
@@ -112,7 +113,7 @@ func (in *inode) fullAttr() fs.Attr {
 	in.s.mu.RLock()
 	a := in.attr()
 	in.s.mu.RUnlock()
-	if !in.mode.IsRegular() {
+	if !in.typ.IsRegular() {
 		return a
 	}
 	if c, err := in.content(); err == nil {
@@ -159,7 +160,7 @@ func (in *inode) openContent() (*content, error) {
 
 // node is the inode as translators see it.
 func (in *inode) node() fs.Node {
-	switch in.mode.Type() {
+	switch in.typ {
 	case iofs.ModeDir:
 		return folder{in}
 	case iofs.ModeSymlink:

@@ -29,7 +29,7 @@ func (s *Store) Make(ctx context.Context, dir fs.NodeID, name string, m fs.Make,
 // planExisting plans a Make of a name that is there.
 func (s *Store) planExisting(p *plan, in *inode, name string, m *fs.Make) error {
 	again := m.Exist == fs.Exclusive && m.Verifier != 0 && m.Verifier == in.verifier
-	if !in.mode.IsRegular() || m.Type != 0 || m.Exist != fs.Adopt && !again {
+	if !in.typ.IsRegular() || m.Type != 0 || m.Exist != fs.Adopt && !again {
 		return errs.New(errs.Exists, "%q exists", name)
 	}
 	p.out.NodeGood = true
@@ -117,7 +117,7 @@ func defaultPerm(t iofs.FileMode) uint32 {
 
 // set changes attributes in memory only: of an inode that nobody knows yet, or of a copy.
 func (in *inode) set(a *fs.SetAttr, now int64) {
-	if a.Perm != nil && in.mode.Type() != iofs.ModeSymlink {
+	if a.Perm != nil && in.typ != iofs.ModeSymlink {
 		in.mode = fs.WithPerm(in.mode, *a.Perm)
 	}
 	if a.UID != nil {
@@ -189,10 +189,10 @@ func (s *Store) maySet(in *inode, a *fs.SetAttr) error {
 	if a.SizeBytes == nil {
 		return nil
 	}
-	if in.mode.IsDir() {
+	if in.typ.IsDir() {
 		return errs.New(errs.Invalid, "the size of node %d: %w", in.id, fs.IsFolder)
 	}
-	if !in.mode.IsRegular() {
+	if !in.typ.IsRegular() {
 		return errs.New(errs.Invalid, "the size of node %d, a link", in.id)
 	}
 	if _, err := in.content(); err != nil { // the log must know it

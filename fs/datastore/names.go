@@ -43,9 +43,9 @@ func (s *Store) mayRemove(in *inode, name string, folder bool) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	switch {
-	case folder && !in.mode.IsDir():
+	case folder && !in.typ.IsDir():
 		return errs.New(errs.Invalid, "%q: %w", name, fs.NotFolder)
-	case !folder && in.mode.IsDir():
+	case !folder && in.typ.IsDir():
 		return errs.New(errs.Invalid, "%q: %w", name, fs.IsFolder)
 	case in.children.len() > 0:
 		return errs.New(errs.Exists, "%q: %w", name, fs.NotEmpty)
@@ -69,7 +69,7 @@ func (s *Store) Link(ctx context.Context, id, dir fs.NodeID, name string, c *fs.
 			return err
 		}
 		switch {
-		case in.mode.IsDir():
+		case in.typ.IsDir():
 			return errs.New(errs.Invalid, "link node %d: %w", id, fs.IsFolder)
 		case s.gone(in) || s.gone(d):
 			return errs.New(errs.NotFound, "link node %d: it or the folder was removed", id)
@@ -161,9 +161,9 @@ func (s *Store) mayReplace(in, over *inode, name string) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	switch {
-	case in.mode.IsDir() && !over.mode.IsDir():
+	case in.typ.IsDir() && !over.typ.IsDir():
 		return errs.New(errs.Exists, "%q: %w", name, fs.NotFolder)
-	case !in.mode.IsDir() && over.mode.IsDir():
+	case !in.typ.IsDir() && over.typ.IsDir():
 		return errs.New(errs.Exists, "%q: %w", name, fs.IsFolder)
 	case over.children.len() > 0:
 		return errs.New(errs.Exists, "%q: %w", name, fs.NotEmpty)

@@ -51,7 +51,7 @@ func (f folder) List(_ context.Context, behind fs.Cookie, limit int) ([]fs.Entry
 			break
 		}
 		if !e.gone {
-			list = append(list, fs.Entry{Name: e.name, ID: e.to.id, Type: e.to.mode.Type(), Cookie: e.cookie})
+			list = append(list, fs.Entry{Name: e.name, ID: e.to.id, Type: e.to.typ, Cookie: e.cookie})
 		}
 	}
 	return list, nil
@@ -158,11 +158,6 @@ func (f file) WriteAt(ctx context.Context, p []byte, off int64) error {
 	if err := f.in.wrote(ctx); err != nil {
 		return err
 	}
-	if _, isDisk := f.in.s.disks[f.in.id]; isDisk && end > c.Size() {
-		if err := f.in.growDisk(ctx, end); err != nil {
-			return err
-		}
-	}
 	return c.device.WriteAt(ctx, p, off)
 }
 
@@ -199,15 +194,4 @@ func (in *inode) wrote(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// growDisk makes a disk longer, unless somebody else did.
-func (in *inode) growDisk(ctx context.Context, size int64) error {
-	in.s.ops.Lock()
-	defer in.s.ops.Unlock()
-	c, err := in.content()
-	if err != nil || c.Size() >= size {
-		return err
-	}
-	return in.s.log.AppendSize(ctx, encode([]effect{in.timesEffect()}), uint64(in.id), size, nil)
 }

@@ -64,7 +64,7 @@ func openLog(ctx context.Context, s *datastore.Store, o *Options) (*overlay.Log,
 	}
 	var nodes []overlay.Node
 	if o.Disk != nil {
-		nodes = append(nodes, overlay.Node{ID: DiskNode, Base: o.Disk, Size: o.Disk.Size()})
+		nodes = append(nodes, overlay.Node{ID: DiskNode, Base: o.Disk, Size: o.Disk.Size(), Grows: true})
 	}
 	l, _, err := overlay.Open(ctx, lo, nodes)
 	if errs.Is(err, errs.NotFound) {
