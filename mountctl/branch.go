@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -59,36 +58,40 @@ func mountPath(m *api.Mount, what string) string {
 }
 
 func (a *app) forkCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "fork MOUNT|DIR NEWDIR",
+	var place placeFlags
+	c := &cobra.Command{
+		Use:   "fork MOUNT|DIR [NEWDIR]",
 		Short: "Make a second writable mount with the present state of a mount",
 		Long: `fork shows what a mount holds at this moment, all its disks at once, under another
 folder as well. Both can be written from then on and do not see each other's
 writes. Nothing is copied; either may be unmounted first.`,
 		Example: `  mountctl fork 7c1e /mnt/web-test
-  mountctl fork /mnt/web /mnt/web-test --output json`,
-		Args: args(2, 2),
-		RunE: func(c *cobra.Command, list []string) error { return a.fork(c.Context(), list[0], list[1]) },
+  mountctl fork /mnt/web /mnt/web-test --output json
+  mountctl fork 7c1e --nfs`,
+		Args: args(1, 2),
+		RunE: func(c *cobra.Command, list []string) error {
+			return a.fork(c.Context(), list[0], append(list, "")[1], &place)
+		},
 	}
+	place.add(c)
+	return c
 }
 
-func (a *app) fork(ctx context.Context, name, dir string) error {
+func (a *app) fork(ctx context.Context, name, dir string, place *placeFlags) error {
+	p, err := place.place(dir)
+	if err != nil {
+		return err
+	}
 	m, err := a.findMount(ctx, name)
 	if err != nil {
 		return err
 	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
 	var f api.Mount
-	if err := a.call(ctx, "POST", mountPath(m, "fork"), nil, &api.ForkRequest{Path: abs}, &f); err != nil {
+	if err := a.call(ctx, "POST", mountPath(m, "fork"), nil, &api.ForkRequest{Place: p}, &f); err != nil {
 		return err
 	}
 	return a.show(&f, func(w io.Writer) {
 		fmt.Fprintf(w, "mount %s: fork of %s, in %s\n", short(f.Mount), short(m.Mount), seconds(f.ElapsedSeconds))
-		for _, d := range f.Disks {
-			fmt.Fprintln(w, d.Path)
-		}
+		shown(w, &f)
 	})
 }

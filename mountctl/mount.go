@@ -2,6 +2,7 @@ package mountctl
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,58 +22,66 @@ import (
 func (a *app) mountCmd() *cobra.Command {
 	var readOnly bool
 	var resume string
+	var place placeFlags
 	c := &cobra.Command{
-		Use:   "mount VM@TIME DIR",
-		Short: "Show a point in time under a folder as writable disks",
+		Use:   "mount VM@TIME [DIR]",
+		Short: "Show a point in time as writable disks: under a folder, through NFS, or both",
 		Long: `mount shows the disks of a point as DIR/<disk>.raw, at once and without copying
 anything. They can be written: what is written goes to a log beside the point,
 which never changes. DIR must be empty, or missing in a folder that exists.
+
+--nfs exports the same disks as an NFS version 3 datastore: a folder with the VM's
+.vmx, a descriptor and a flat file for each disk, and room for whatever the
+hypervisor writes beside them. --datastore DIR shows that datastore under a folder.
 
 A mount comes back when livemountd or the machine starts again. --resume brings a
 kept mount back with what was written to it.`,
 		Example: `  mountctl mount web@latest /mnt/web
   losetup -fP --show /mnt/web/sda.raw
   mountctl mount web@2026-11-20 /mnt/old --read-only
+  mountctl mount web@latest --nfs --allow 10.1.0.0/16
+  mountctl mount web@latest --datastore /mnt/store
   mountctl mount --resume 7c1e /mnt/web`,
-		Args: args(1, 2),
+		Args: args(0, 2),
 	}
 	c.Flags().BoolVar(&readOnly, "read-only", false, "refuse writes; needs no log")
 	c.Flags().StringVar(&resume, "resume", "", "a kept mount, by its id or the beginning of it")
+	place.add(c)
 	c.RunE = func(c *cobra.Command, list []string) error {
 		if resume != "" {
-			return a.resume(c.Context(), resume, list, readOnly)
+			return a.resume(c.Context(), resume, list, &place, readOnly)
 		}
-		if len(list) != 2 {
+		if len(list) == 0 {
 			return errs.WithTry(errs.New(errs.Invalid, "usage: %s", c.UseLine()), "mountctl mount web@latest /mnt/web")
 		}
-		return a.mount(c.Context(), list[0], list[1], readOnly)
+		return a.mount(c.Context(), list[0], append(list, "")[1], &place, readOnly)
 	}
 	return c
 }
 
-func (a *app) mount(ctx context.Context, ref, dir string, readOnly bool) error {
-	abs, err := filepath.Abs(dir)
+func (a *app) mount(ctx context.Context, ref, dir string, f *placeFlags, readOnly bool) error {
+	p, err := f.place(dir)
 	if err != nil {
 		return err
 	}
 	var m api.Mount
-	err = a.call(ctx, "POST", "/v1/mounts", nil, &api.MountRequest{Ref: ref, Path: abs, ReadOnly: readOnly}, &m)
+	err = a.call(ctx, "POST", "/v1/mounts", nil, &api.MountRequest{Ref: ref, Place: p, ReadOnly: readOnly}, &m)
 	if err != nil {
 		return err
 	}
 	return a.show(&m, func(w io.Writer) { mounted(w, &m) })
 }
 
-func (a *app) resume(ctx context.Context, id string, list []string, readOnly bool) error {
-	if len(list) != 1 || readOnly {
-		return errs.WithTry(errs.New(errs.Invalid, "usage: mountctl mount --resume MOUNT DIR"), "mountctl mounts")
+func (a *app) resume(ctx context.Context, id string, list []string, f *placeFlags, readOnly bool) error {
+	if len(list) > 1 || readOnly {
+		return errs.WithTry(errs.New(errs.Invalid, "usage: mountctl mount --resume MOUNT [DIR]"), "mountctl mounts")
 	}
-	abs, err := filepath.Abs(list[0])
+	p, err := f.place(append(list, "")[0])
 	if err != nil {
 		return err
 	}
 	var m api.Mount
-	if err := a.call(ctx, "POST", "/v1/mounts/"+url.PathEscape(id)+"/resume", nil, &api.ResumeRequest{Path: abs}, &m); err != nil {
+	if err := a.call(ctx, "POST", "/v1/mounts/"+url.PathEscape(id)+"/resume", nil, &api.ResumeRequest{Place: p}, &m); err != nil {
 		return err
 	}
 	return a.show(&m, func(w io.Writer) { mounted(w, &m) })
@@ -79,39 +89,46 @@ func (a *app) resume(ctx context.Context, id string, list []string, readOnly boo
 
 func mounted(w io.Writer, m *api.Mount) {
 	fmt.Fprintf(w, "mount %s: %s of %s, in %s\n", short(m.Mount), m.VM, when(m.PointTime), seconds(m.ElapsedSeconds))
-	for _, d := range m.Disks {
-		fmt.Fprintln(w, d.Path)
-	}
+	shown(w, m)
 }
 
 func (a *app) mountsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "mounts", Short: "List the mounts",
 		Long: `mounts lists what is mounted, what was kept to be mounted again, and what failed to
-come back, with the reason.`,
+come back, with the reason. FETCHED is what was read of the point; CLIENTS, NFS READ
+and NFS WRITTEN are those of the NFS export (mountctl exports names the clients).`,
 		Example: "  mountctl mounts\n  mountctl mounts --output json", Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			var v api.Mounts
 			if err := a.call(c.Context(), "GET", "/v1/mounts", nil, nil, &v); err != nil {
 				return err
 			}
-			return a.show(&v, func(w io.Writer) { mountTable(w, v.Mounts) })
+			return a.show(&v, func(w io.Writer) { a.mountTable(w, v.Mounts) })
 		},
 	}
 }
 
-func mountTable(w io.Writer, mounts []api.Mount) {
-	rows := [][]string{{"MOUNT", "VM", "POINT", "STATE", "MODE", "WRITTEN", "PATH"}}
+func (a *app) mountTable(w io.Writer, mounts []api.Mount) {
+	rows := [][]string{{"MOUNT", "VM", "POINT", "STATE", "MODE", "AGE", "WRITTEN", "FETCHED", "CLIENTS", "NFS READ", "NFS WRITTEN", "PATH"}}
 	for _, m := range mounts {
 		mode := "writable"
 		if m.ReadOnly {
 			mode = "read-only"
 		}
-		written := size(m.WrittenBytes)
+		written, fetched := size(m.WrittenBytes), size(m.FetchedBytes)
 		if m.State != "mounted" {
-			written = "-" // not counted while it is not served
+			written, fetched = "-", "-" // not counted while it is not served
 		}
-		rows = append(rows, []string{short(m.Mount), m.VM, when(m.PointTime), m.State, mode, written, m.Path})
+		clients, nfsRead, nfsWritten, path := "-", "-", "-", m.Path
+		if n := m.NFS; n != nil {
+			clients, nfsRead, nfsWritten = strconv.Itoa(len(n.Clients)), size(n.ReadBytes), size(n.WrittenBytes)
+			if path == "" {
+				path = m.NFSURL
+			}
+		}
+		age := took(a.clock.Now().Sub(m.Created))
+		rows = append(rows, []string{short(m.Mount), m.VM, when(m.PointTime), m.State, mode, age, written, fetched, clients, nfsRead, nfsWritten, path})
 	}
 	table(w, rows)
 	for _, m := range mounts {
@@ -136,7 +153,7 @@ mount --resume. The point is not touched either way.`,
 	}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "discard without asking")
 	c.Flags().BoolVar(&req.Keep, "keep", false, "keep what was written")
-	c.Flags().BoolVar(&req.Force, "force", false, "also when programs have files open there")
+	c.Flags().BoolVar(&req.Force, "force", false, "also when programs have files open there, or NFS clients have it mounted")
 	c.Flags().BoolVar(&req.DryRun, "dry-run", false, "only show what would go")
 	c.RunE = func(c *cobra.Command, list []string) error { return a.unmount(c.Context(), list[0], &req, yes) }
 	return c
@@ -172,16 +189,17 @@ func goneText(m *api.Mount) string {
 }
 
 func whatGoes(m *api.Mount, req *api.UnmountRequest) string {
+	at := cmp.Or(m.Path, m.NFSURL)
 	if m.Kind != "" {
-		return fmt.Sprintf("mount %s of all points at %s would end; nothing would be lost", short(m.Mount), m.Path)
+		return fmt.Sprintf("mount %s of all points at %s would end; nothing would be lost", short(m.Mount), at)
 	}
 	if !req.Keep && m.State != "mounted" {
 		return fmt.Sprintf("what was written to mount %s of %s, %s, would be lost for good", short(m.Mount), m.VM, m.State)
 	}
 	if req.Keep {
-		return fmt.Sprintf("mount %s of %s at %s would end; %s written to it would be kept", short(m.Mount), m.VM, m.Path, size(m.WrittenBytes))
+		return fmt.Sprintf("mount %s of %s at %s would end; %s written to it would be kept", short(m.Mount), m.VM, at, size(m.WrittenBytes))
 	}
-	return fmt.Sprintf("%s written to mount %s of %s at %s would be lost for good", size(m.WrittenBytes), short(m.Mount), m.VM, m.Path)
+	return fmt.Sprintf("%s written to mount %s of %s at %s would be lost for good", size(m.WrittenBytes), short(m.Mount), m.VM, at)
 }
 
 // minPrefix is the least of an id that names a mount.

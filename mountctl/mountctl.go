@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"livemount/internal/clock"
 	"livemount/internal/errs"
 	"livemount/server/api"
 )
@@ -30,6 +31,7 @@ version, 19 a check failed.`
 type app struct {
 	in       io.Reader
 	out, err io.Writer
+	clock    clock.Clock
 	server   string
 	output   string
 }
@@ -38,7 +40,7 @@ type app struct {
 func Main(args []string, in io.Reader, out, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	a := &app{in: in, out: out, err: stderr}
+	a := &app{in: in, out: out, err: stderr, clock: clock.System{}}
 	cmd := a.root()
 	cmd.SetArgs(args)
 	cmd.SetOut(out)
@@ -114,14 +116,14 @@ func (a *app) addCommands(root *cobra.Command) {
 	none := cobra.ShellCompDirectiveNoFileComp
 	complete := map[string]completion{
 		"backup": a.completeVMs("", none), "points": a.completeVMs("", none), "config": a.completeVMs("@", none),
-		"mount": a.completeVMs("@", cobra.ShellCompDirectiveFilterDirs), "unmount": a.completeMounts,
+		"mount": a.completeVMs("@", cobra.ShellCompDirectiveFilterDirs), "unmount": a.completeMounts, "exports": a.completeMounts,
 		"browse": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		"export": a.completeVMs("@", none), "diff": a.completeVMs("@", none),
 	}
 	for _, c := range []*cobra.Command{
-		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.commitCmd(), a.forkCmd(),
+		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.exportsCmd(), a.commitCmd(), a.forkCmd(),
 		a.exportCmd(), a.diffCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes

@@ -16,7 +16,7 @@ type Export struct {
 	Path string
 	// Tree is nil when the datastore exists but cannot be served now: calls are answered JUKEBOX.
 	Tree fs.Mutable
-	// Rules say who may; the first that fits counts.
+	// Rules say who may; the first that fits counts. SetRules changes them later.
 	Rules []Rule
 	// Traffic counts.
 	Traffic *Traffic
@@ -28,6 +28,7 @@ type Export struct {
 	calls sync.WaitGroup
 	mu    sync.Mutex // guards over, and orders calls.Add before drain waits
 	over  bool
+	rules atomic.Pointer[[]Rule]
 }
 
 // Rule lets clients in.
@@ -44,13 +45,17 @@ type Traffic struct{ Read, Written, Calls atomic.Int64 }
 
 // rule returns the rule for a client, or nil.
 func (e *Export) rule(client netip.Addr) *Rule {
-	for i := range e.Rules {
-		if e.Rules[i].Network.Contains(client) {
-			return &e.Rules[i]
+	rules := *e.rules.Load()
+	for i := range rules {
+		if rules[i].Network.Contains(client) {
+			return &rules[i]
 		}
 	}
 	return nil
 }
+
+// allow sets the rules.
+func (e *Export) allow(rules []Rule) { e.rules.Store(&rules) }
 
 // enter counts a call, unless the export is over.
 func (e *Export) enter() bool {

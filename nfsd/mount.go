@@ -213,7 +213,7 @@ func (s *Server) exportList(ctx context.Context, c *oncrpc.Call) oncrpc.Status {
 func appendExport(c *oncrpc.Call, e *Export, most int) bool {
 	c.Out.Bool(true)
 	c.Out.String(e.Path)
-	for _, r := range e.Rules {
+	for _, r := range *e.rules.Load() {
 		c.Out.Bool(true)
 		c.Out.String(r.Network.String())
 		if len(c.Out.B) > most-64 {

@@ -100,9 +100,16 @@ func (s *Server) Put(e *Export) error {
 			return errs.New(errs.Exists, "NFS export %s belongs to another mount", e.Path)
 		}
 	}
+	e.allow(e.Rules)
 	next[e.ID] = e
 	s.exports.Store(&next)
 	return nil
+}
+
+// SetRules changes who may use an export, from the next call on. The caller is the only one to look at e.Rules.
+func (s *Server) SetRules(e *Export, rules []Rule) {
+	e.Rules = rules
+	e.allow(rules)
 }
 
 // Withdraw ends an export: handles of it are stale from now on. Calls that run are finished when it returns.

@@ -37,6 +37,9 @@ func (s *Server) startCommit(ctx context.Context, m *mount, branch string) (*job
 	if err := m.mustHaveLog("commit"); err != nil {
 		return nil, err
 	}
+	if err := m.checkDisksAreThere(); err != nil {
+		return nil, err
+	}
 	plan, err := s.planCommit(ctx, m.rec, branch)
 	if err != nil {
 		return nil, err

@@ -30,6 +30,19 @@ type Config struct {
 	Backups int `yaml:"backups"`
 	// Compression of backups that do not say their own: fast, default or best.
 	Compression string `yaml:"compression"`
+	// NFSListen is the ADDRESS:PORT of the NFS server, which listens as soon as a mount is exported; default
+	// 127.0.0.1:2049.
+	NFSListen string `yaml:"nfs_listen"`
+	// NFSMountPort is the port of MOUNT, TCP and UDP; default that of NFS.
+	NFSMountPort int `yaml:"nfs_mount_port"`
+	// NFSPortmap tells clients the ports: through a portmapper of our own on port 111, or, when rpcbind has that port,
+	// through it.
+	NFSPortmap bool `yaml:"nfs_portmap"`
+	// NFSAllow are the rules of exports that have none of their own; default this machine.
+	NFSAllow []string `yaml:"nfs_allow"`
+	// NFSConnections bounds the connections of all clients; default 512. NFSInFlight the calls of one; default 128.
+	NFSConnections int `yaml:"nfs_connections"`
+	NFSInFlight    int `yaml:"nfs_in_flight"`
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string `yaml:"log_level"`
 }
@@ -71,6 +84,18 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Backups <= 0 {
 		c.Backups = 2
+	}
+	if c.NFSListen == "" {
+		c.NFSListen = "127.0.0.1:2049"
+	}
+	if _, _, err := splitListen(c.NFSListen); err != nil {
+		return err
+	}
+	if c.NFSMountPort < 0 || c.NFSMountPort > 65535 {
+		return errs.New(errs.Invalid, "NFS mount port %d is not a port", c.NFSMountPort)
+	}
+	if _, err := c.defaultRules(); err != nil {
+		return err
 	}
 	_, err = snapshotchain.ParseLevel(c.Compression)
 	return err

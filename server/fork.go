@@ -13,20 +13,20 @@ import (
 	"livemount/snapshotchain"
 )
 
-// fork makes a second writable mount at path, with the state that the first has at this moment. Both go on.
-func (s *Server) fork(ctx context.Context, m *mount, path string) (*mount, error) {
-	path, made, err := s.prepareDir(path)
+// fork makes a second writable mount at a place, with the state that the first has at this moment. Both go on.
+func (s *Server) fork(ctx context.Context, m *mount, at *api.Place) (*mount, error) {
+	path, made, err := s.preparePlace(at.Path, at.NFS)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.forkTo(ctx, m, path, made)
+	f, err := s.forkTo(ctx, m, at, path, made)
 	if err != nil && made {
 		err = errors.Join(err, os.Remove(path))
 	}
 	return f, err
 }
 
-func (s *Server) forkTo(ctx context.Context, m *mount, path string, made bool) (*mount, error) {
+func (s *Server) forkTo(ctx context.Context, m *mount, at *api.Place, path string, made bool) (*mount, error) {
 	id := snapshotchain.NewID[ofMount]()
 	f := &mount{s: s, dir: filepath.Join(s.mountsDir(), id.String())}
 	m.mu.Lock()
@@ -36,7 +36,10 @@ func (s *Server) forkTo(ctx context.Context, m *mount, path string, made bool) (
 	}
 	f.rec = &mountRecord{
 		ID: id, VM: m.rec.VM, VMID: m.rec.VMID, Point: m.rec.Point, PointTime: m.rec.PointTime, Created: s.clock.Now().UTC(),
-		Path: path, MadeDir: made, State: stateForking, Disks: m.rec.Disks, Origin: m.rec.ID,
+		Path: path, MadeDir: made, State: stateForking, Disks: m.rec.Disks, Origin: m.rec.ID, Laid: m.rec.Laid,
+	}
+	if err := f.rec.place(at); err != nil {
+		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,7 +86,7 @@ func (s *Server) postFork(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	f, err := s.fork(r.Context(), m, req.Path)
+	f, err := s.fork(r.Context(), m, &req.Place)
 	if errs.Is(err, errs.NotFound) && errs.TryOf(err) == "" {
 		err = errs.WithTry(err, "mountctl mounts")
 	}

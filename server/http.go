@@ -41,6 +41,7 @@ func (s *Server) handler() http.Handler {
 		"POST /v1/mounts/{id}/resume":  s.postResume,
 		"POST /v1/mounts/{id}/commit":  s.postCommit,
 		"POST /v1/mounts/{id}/fork":    s.postFork,
+		"POST /v1/mounts/{id}/exports": s.postExports,
 		"POST /v1/vms/{name}/rename":   s.postRename,
 		"POST /v1/vms/{name}/remove":   s.postRemove,
 		"GET /v1/export":               s.getExport,
@@ -401,7 +402,7 @@ func (s *Server) postResume(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := s.resume(r.Context(), m, req.Path); err != nil {
+	if err := s.resume(r.Context(), m, &req.Place); err != nil {
 		return 0, nil, err
 	}
 	v := m.view()

@@ -14,9 +14,11 @@ import (
 	"livemount/blockdev"
 	"livemount/blockdev/overlay"
 	"livemount/fs"
+	"livemount/fs/datastore"
 	"livemount/fs/fusefs"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/nfsd"
 	"livemount/server/api"
 	"livemount/snapshotchain"
 )
@@ -26,7 +28,9 @@ type mount struct {
 	s   *Server
 	dir string // of its record and log
 
-	damage damageList
+	damage  damageList
+	fetched atomic.Int64 // bytes read of the point
+	nfs     nfsClients
 	// returning is set while a mount of an earlier run comes back. Programs may have made files in the bare
 	// folder meanwhile; they must not keep it away.
 	returning bool
@@ -35,11 +39,13 @@ type mount struct {
 	rec       *mountRecord
 	log       *overlay.Log // nil when read-only or not served
 	bases     []*snapshotchain.Disk
-	history   *fs.History    // of a browse mount that is served
-	fuse      *fusefs.Server // nil when not served
-	leaving   bool           // an unmount of ours is under way
-	failure   error          // why it is not served though it should be
-	elapsed   time.Duration  // that serve took, the last time
+	datastore *datastore.Store // nil in a browse mount
+	export    *nfsd.Export     // nil when NFS does not serve it
+	history   *fs.History      // of a browse mount that is served
+	fuse      *fusefs.Server   // nil when not served
+	leaving   bool             // an unmount of ours is under way
+	failure   error            // why it is not served though it should be
+	elapsed   time.Duration    // that serve took, the last time
 }
 
 // serve opens the disks and the log and mounts the tree at rec.Path. The caller holds mu.
@@ -50,6 +56,9 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	if err == nil {
 		err = m.openLog(ctx, nodes, fresh)
 	}
+	if err == nil && m.datastore != nil {
+		err = m.startDatastore(ctx, fresh)
+	}
 	var tree fs.Served
 	if err == nil {
 		tree, err = m.tree()
@@ -57,12 +66,17 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	if err == nil && fresh {
 		err = m.recordFirst()
 	}
-	if err == nil {
+	if err == nil && m.rec.NFS {
+		err = m.exportNFS()
+	}
+	if err == nil && m.rec.Path != "" {
 		err = m.mountTree(ctx, tree)
 	}
 	if err != nil {
+		m.withdraw()
 		return errors.Join(err, m.release())
 	}
+	m.leaving, m.failure = false, nil
 	return nil
 }
 
@@ -85,7 +99,10 @@ func (m *mount) openBases(ctx context.Context) ([]overlay.Node, error) {
 			return nil, err
 		}
 		m.bases = append(m.bases, base)
-		nodes = append(nodes, overlay.Node{ID: d.Node, Base: base, Size: base.Size()})
+		nodes = append(nodes, overlay.Node{ID: d.Node, Base: m.metered(i), Size: base.Size(), Grows: true})
+	}
+	if m.rec.Kind != kindBrowse {
+		m.datastore = datastore.New(datastore.Options{Clock: m.s.clock, Space: m.space})
 	}
 	return nodes, nil
 }
@@ -96,7 +113,8 @@ func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) e
 	}
 	o := overlay.Options{
 		FS: vfs.OS{}, Dir: filepath.Join(m.dir, "log"), Mount: m.s.overlayID(m.rec.ID), Clock: m.s.clock,
-		Log: m.s.log.With("mount", m.rec.ID.String()), Admit: m.s.guard.AdmitMount,
+		Log: m.s.log.With("mount", m.rec.ID.String()), Admit: m.s.guard.AdmitMount, AdmitFreeing: m.s.guard.AdmitFreeing,
+		Meta: m.datastore.Replay, Restore: m.datastore.Restore, Snapshot: m.datastore.Snapshot,
 	}
 	var err error
 	if fresh {
@@ -141,26 +159,22 @@ func (s *Server) overlayID(id mountID) (out [16]byte) {
 
 // tree returns what the mount shows.
 func (m *mount) tree() (fs.Served, error) {
-	space := func(context.Context) (vfs.Space, error) { return m.s.guard.Space() }
-	if m.rec.Kind == kindBrowse {
-		m.history = fs.NewHistory(&catalogue{store: m.s.store, mount: m}, fs.HistoryOptions{Space: space})
+	switch {
+	case m.rec.Kind == kindBrowse:
+		m.history = fs.NewHistory(&catalogue{store: m.s.store, mount: m}, fs.HistoryOptions{Space: m.space})
 		return m.history, nil
+	case m.rec.Datastore:
+		return m.datastore, nil
 	}
-	t := fs.New(fs.Options{Clock: m.s.clock, Space: space})
+	t := fs.New(fs.Options{Clock: m.s.clock, Space: m.space})
 	for i := range m.rec.Disks {
 		d := &m.rec.Disks[i]
-		var data blockdev.Reader = m.bases[i]
-		if m.log != nil {
-			dev, err := m.log.Device(d.Node)
-			if err != nil {
-				return nil, err
-			}
-			data = dev
+		data, err := m.diskData(i)
+		if err != nil {
+			return nil, err
 		}
-		_, err := t.AddDisk(fs.Disk{
-			ID: fs.NodeID(d.Node), Name: diskFile(d.Disk.Name), Data: notice(data, func(err error) {
-				m.damage.add("mount %s: disk %s: %v", m.rec.ID, d.Disk.Name, err)
-			}),
+		_, err = t.AddDisk(fs.Disk{
+			ID: fs.NodeID(d.Node), Name: diskFile(d.Disk.Name), Data: data,
 			Allocated: m.allocated(m.log, &d.Disk), Modified: m.rec.PointTime,
 		})
 		if err != nil {
@@ -169,6 +183,9 @@ func (m *mount) tree() (fs.Served, error) {
 	}
 	return t, nil
 }
+
+// space is what mounts may still write.
+func (m *mount) space(context.Context) (vfs.Space, error) { return m.s.guard.Space() }
 
 func diskFile(disk string) string { return disk + ".raw" }
 
@@ -193,12 +210,12 @@ func (m *mount) mountTree(ctx context.Context, tree fs.Served) error {
 	f, err := fusefs.Mount(ctx, tree, fusefs.Options{
 		Dir: m.rec.Path, ReadOnly: m.rec.ReadOnly, AllowOther: os.Geteuid() == 0,
 		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log, OverFiles: m.returning,
-		Changing: m.rec.Kind == kindBrowse,
+		Changing: m.rec.Kind == kindBrowse, DirectIO: m.rec.NFS,
 	})
 	if err != nil {
 		return err
 	}
-	m.fuse, m.leaving, m.failure = f, false, nil
+	m.fuse = f
 	m.s.watchers.Go(func() {
 		<-f.Done()
 		m.ended(f)
@@ -215,6 +232,14 @@ func (m *mount) ended(f *fusefs.Server) {
 		return
 	}
 	m.fuse = nil
+	if m.export != nil {
+		m.s.log.Info("mount was unmounted from outside, served through NFS", "mount", m.rec.ID.String(), "path", m.rec.Path)
+		m.rec.Path, m.rec.MadeDir = "", false
+		if err := m.setState(stateMounted); err != nil {
+			m.s.log.Error("mount was not recorded", "mount", m.rec.ID.String(), "err", err)
+		}
+		return
+	}
 	m.s.log.Info("mount was unmounted from outside, kept", "mount", m.rec.ID.String(), "path", m.rec.Path)
 	if err := errors.Join(m.release(), m.setState(stateKept)); err != nil {
 		m.s.log.Error("mount was not closed cleanly", "mount", m.rec.ID.String(), "err", err)
@@ -230,11 +255,13 @@ func (m *mount) ended(f *fusefs.Server) {
 func (m *mount) release() error {
 	var err error
 	if m.log != nil {
+		err = m.datastore.Close(context.Background())
 		st := m.log.Stats()
-		m.rec.Overlay, m.rec.Written, m.rec.Modified = st.LogBytes, st.LiveBytes, st.Extents > 0
-		err = m.log.Close()
+		m.rec.Overlay, m.rec.Written, m.rec.Modified = st.LogBytes, m.rec.written(st), m.rec.modified(st)
+		err = errors.Join(err, m.log.Close())
 		m.log = nil
 	}
+	m.datastore = nil
 	for _, b := range m.bases {
 		err = errors.Join(err, b.Close())
 	}
@@ -252,8 +279,20 @@ func (m *mount) setState(state string) error {
 	return m.rec.write(m.dir)
 }
 
-// leave unmounts the tree. Busy when files are open there, unless force takes it away all the same.
+// leave takes the tree away: Busy when files are open there or NFS clients have it mounted, unless force takes it away all
+// the same.
 func (m *mount) leave(ctx context.Context, force bool) error {
+	if err := m.mustHaveNoClients(); err != nil && !force {
+		return err
+	}
+	if err := m.leaveFUSE(ctx, force); err != nil {
+		return err
+	}
+	m.withdraw()
+	return nil
+}
+
+func (m *mount) leaveFUSE(ctx context.Context, force bool) error {
 	if m.fuse == nil {
 		return nil
 	}
@@ -285,20 +324,20 @@ func (m *mount) view() api.Mount {
 	if m.rec.Kind == kindBrowse {
 		v.Kind, v.Point = m.rec.Kind, ""
 	}
+	v.Datastore, v.FetchedBytes = m.rec.Datastore, m.fetched.Load()
 	if m.rec.Origin != 0 {
 		v.ForkedFrom = m.rec.Origin.String()
 	}
 	for _, d := range m.rec.Disks {
-		v.Disks = append(v.Disks, api.MountDisk{
-			Name: d.Disk.Name, Path: filepath.Join(m.rec.Path, diskFile(d.Disk.Name)), SizeBytes: d.Disk.SizeBytes,
-		})
+		v.Disks = append(v.Disks, api.MountDisk{Name: d.Disk.Name, Path: m.diskPath(&d), SizeBytes: d.Disk.SizeBytes})
 	}
+	m.viewNFS(&v)
 	if m.failure != nil {
 		v.State, v.Reason = "failed", m.failure.Error()
 	}
 	if m.log != nil {
 		st := m.log.Stats()
-		v.OverlayBytes, v.WrittenBytes, v.Modified = st.LogBytes, st.LiveBytes, st.Extents > 0
+		v.OverlayBytes, v.WrittenBytes, v.Modified = st.LogBytes, m.rec.written(st), m.rec.modified(st)
 		if err := m.log.Err(); err != nil {
 			v.State, v.Reason = "failed", err.Error()
 		}

@@ -35,6 +35,17 @@ func (s *Server) prepareDir(dir string) (path string, made bool, err error) {
 	return path, made, err
 }
 
+// preparePlace is prepareDir, where no folder is needed when NFS serves the mount.
+func (s *Server) preparePlace(dir string, nfs bool) (path string, made bool, err error) {
+	if dir == "" && nfs {
+		return "", false, nil
+	}
+	if dir == "" {
+		return "", false, errs.WithTry(errs.New(errs.Invalid, "no folder to mount on"), "a folder, or --nfs")
+	}
+	return s.prepareDir(dir)
+}
+
 // checkPlace refuses what lies in the store or on a mount of ours.
 func (s *Server) checkPlace(dir string) error {
 	if rel, err := filepath.Rel(s.config.Data, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {

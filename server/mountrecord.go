@@ -24,7 +24,7 @@ type mountRecord struct {
 	Point     snapshotchain.PointID `json:"point"`
 	PointTime time.Time             `json:"point_time"`
 	Created   time.Time             `json:"created"`
-	Path      string                `json:"path"`
+	Path      string                `json:"path"`     // "" when it is served through NFS only
 	MadeDir   bool                  `json:"made_dir"` // the folder was made for the mount and goes with it
 	ReadOnly  bool                  `json:"read_only"`
 	State     string                `json:"state"` // mounted, kept, discarded or forking
@@ -32,7 +32,13 @@ type mountRecord struct {
 	Overlay   int64                 `json:"overlay_bytes"` // these three as of the last time that the log was closed
 	Written   int64                 `json:"written_bytes"`
 	Modified  bool                  `json:"modified"`
-	Origin    mountID               `json:"origin,omitempty"` // the mount that it was forked from
+	Origin    mountID               `json:"origin,omitempty"`    // the mount that it was forked from
+	Datastore bool                  `json:"datastore,omitempty"` // Path shows the datastore and not only the disks
+	NFS       bool                  `json:"nfs,omitempty"`       // the datastore is exported
+	Allow     []string              `json:"allow,omitempty"`     // rules of the export; none are the daemon's
+	// Laid is the last record of the log when the first files had been made there; 0 when something had been written
+	// before. What comes behind is somebody's writing.
+	Laid uint64 `json:"laid,omitempty"`
 
 	alone bool // the other copy does not say the same
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,15 +29,18 @@ func (s *Server) createMount(ctx context.Context, req *api.MountRequest) (*mount
 		return nil, err
 	}
 	rec := &mountRecord{VM: vm.Name, VMID: vm.ID, Point: p.ID, PointTime: p.Time, ReadOnly: req.ReadOnly}
+	if err := rec.place(&req.Place); err != nil {
+		return nil, err
+	}
 	for i, d := range p.Disks {
 		rec.Disks = append(rec.Disks, mountDisk{Node: uint64(i) + 2, Disk: d})
 	}
 	return s.mountAt(ctx, rec, req.Path)
 }
 
-// mountAt makes a mount of what rec says at dir.
+// mountAt makes a mount of what rec says at dir, which may be "" when NFS serves it.
 func (s *Server) mountAt(ctx context.Context, rec *mountRecord, dir string) (*mount, error) {
-	path, made, err := s.prepareDir(dir)
+	path, made, err := s.preparePlace(dir, rec.NFS)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +107,7 @@ func (s *Server) addMount(m *mount) error {
 // checkFreeLocked is Busy when a mount is, or is about to be, at path. The caller holds mu.
 func (s *Server) checkFreeLocked(path string) error {
 	for _, o := range s.mounts {
-		if o.rec.Path == path && o.served() {
+		if path != "" && o.rec.Path == path && o.served() {
 			return errs.WithTry(errs.New(errs.Busy, "%s is in use by mount %s", path, o.rec.ID), "another folder, or mountctl unmount %s", o.rec.ID)
 		}
 	}
@@ -177,18 +181,18 @@ func (s *Server) unmount(ctx context.Context, m *mount, req *api.UnmountRequest)
 }
 
 // resume serves a kept mount again.
-func (s *Server) resume(ctx context.Context, m *mount, path string) error {
+func (s *Server) resume(ctx context.Context, m *mount, at *api.Place) error {
 	if err := m.mustBeOfPoint("resume"); err != nil {
 		return err
 	}
-	dir, made, err := s.prepareDir(path)
+	dir, made, err := s.preparePlace(at.Path, at.NFS)
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fuse != nil {
-		err := errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, m.rec.Path)
+	if m.served() {
+		err := errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, cmp.Or(m.rec.Path, "NFS "+m.exportPath()))
 		if made {
 			err = errors.Join(err, os.Remove(dir))
 		}
@@ -198,7 +202,10 @@ func (s *Server) resume(ctx context.Context, m *mount, path string) error {
 	// cleans the dead mount when it starts again.
 	old := *m.rec
 	if err = s.claim(m, dir, made); err == nil {
-		err = m.setState(stateMounted)
+		err = m.rec.place(at)
+		if err == nil {
+			err = m.setState(stateMounted)
+		}
 		if err == nil {
 			err = m.serve(ctx, false)
 		}
@@ -206,6 +213,7 @@ func (s *Server) resume(ctx context.Context, m *mount, path string) error {
 			return nil
 		}
 		s.giveUp(m, old.Path, old.MadeDir)
+		m.rec.Datastore, m.rec.NFS, m.rec.Allow = old.Datastore, old.NFS, old.Allow
 	}
 	err = errors.Join(err, m.setState(old.State))
 	if made {
@@ -353,9 +361,13 @@ func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord)
 	m.serving.Store(true)
 	m.returning = true
 	defer func() { m.returning = false }()
-	s.remakeDir(rec.Path)
+	if rec.Path != "" {
+		s.remakeDir(rec.Path)
+	}
+	m.nfs.load(m)
 	if err := m.serve(ctx, false); err != nil {
 		m.failure = err
+		m.holdNFS()
 		s.log.Error("mount did not come back", "mount", rec.ID.String(), "path", rec.Path, "err", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"livemount/internal/clock"
@@ -35,6 +36,8 @@ type Server struct {
 	store   *snapshotchain.Store
 	jobs    *jobs
 	packer  *packer
+	nfs     *nfsService
+	ending  atomic.Bool // set before mounts are taken away to come back at the next start
 
 	decoding  chan struct{} // bounds the large requests that are decoded at a time
 	exporting slots         // exports that send bytes
@@ -90,6 +93,9 @@ func (s *Server) open(ctx context.Context) error {
 	s.jobs, err = openJobs(filepath.Join(s.config.Data, "jobs"), s.config.Backups, s.clock, s.log)
 	if err == nil {
 		s.jobs.packer = s.packer
+		s.nfs, err = openNFS(&s.config, s.clock, s.log)
+	}
+	if err == nil {
 		err = s.restoreMounts(ctx)
 	}
 	if err == nil {
@@ -111,9 +117,17 @@ func (s *Server) close(ctx context.Context) error {
 	}
 	s.exporting.drain() // their connections are cut by now
 	s.listing.drain()
-	err := s.stopMounts(ctx)
+	s.ending.Store(true)
+	var err error
+	if s.nfs != nil {
+		err = s.nfs.close() // before the mounts go: clients wait for the next start, and are not told that all is gone
+	}
+	err = errors.Join(err, s.stopMounts(ctx))
 	return errors.Join(err, s.store.Close(ctx))
 }
+
+// stopping says whether the daemon ends.
+func (s *Server) stopping() bool { return s.ending.Load() }
 
 const (
 	drainTimeout = 5 * time.Second

@@ -2,7 +2,11 @@
 // are JSON, times RFC 3339 in UTC, sizes bytes, ids lower-case hex. Fields are only ever added.
 package api
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Version is that of Livemount: both programs and the API.
 const Version = "0.1.0"
@@ -127,11 +131,27 @@ type Points struct {
 	Points []Point `json:"points"`
 }
 
+// Place says where a mount is shown: under a folder, through NFS, or both.
+type Place struct {
+	Path string `json:"path"` // absolute; may be empty with NFS
+	// Datastore shows under Path what a hypervisor sees: configuration, descriptors, disks and files beside them.
+	Datastore bool `json:"datastore,omitempty"`
+	NFS       bool `json:"nfs,omitempty"` // exports the datastore
+	// Allow says who may mount it: ADDRESS or NETWORK with options, "10.1.0.0/16,ro"; none is livemountd's setting.
+	Allow []string `json:"allow,omitempty"`
+}
+
 // MountRequest is the body of POST /v1/mounts.
 type MountRequest struct {
-	Ref      string `json:"ref"`  // VM@TIME
-	Path     string `json:"path"` // absolute
-	ReadOnly bool   `json:"read_only,omitempty"`
+	Ref string `json:"ref"` // VM@TIME
+	Place
+	ReadOnly bool `json:"read_only,omitempty"`
+}
+
+// ExportsRequest is the body of POST /v1/mounts/ID/exports; the answer is the mount.
+type ExportsRequest struct {
+	Allow  []string `json:"allow,omitempty"`  // rules that are added, or replace those of the same network
+	Remove []string `json:"remove,omitempty"` // networks whose rules go
 }
 
 // BrowseRequest is the body of POST /v1/browse; the answer is a mount.
@@ -141,14 +161,14 @@ type BrowseRequest struct {
 
 // ResumeRequest is the body of POST /v1/mounts/ID/resume.
 type ResumeRequest struct {
-	Path string `json:"path"`
+	Place
 }
 
 // UnmountRequest is the body of POST /v1/mounts/ID/unmount. ID may be a unique prefix of an id, or, as
 // the query parameter path, the folder.
 type UnmountRequest struct {
 	Keep  bool `json:"keep,omitempty"`  // keep what was written
-	Force bool `json:"force,omitempty"` // also when files are open there
+	Force bool `json:"force,omitempty"` // also when files are open there, or NFS clients have it mounted
 	// DryRun only tells what would go.
 	DryRun bool `json:"dry_run,omitempty"`
 }
@@ -160,7 +180,7 @@ type CommitRequest struct {
 
 // ForkRequest is the body of POST /v1/mounts/ID/fork; the answer is the new mount.
 type ForkRequest struct {
-	Path string `json:"path"`
+	Place
 }
 
 // Mount is a point that is, or was, mounted.
@@ -181,13 +201,53 @@ type Mount struct {
 	ForkedFrom     string      `json:"forked_from,omitempty"`
 	Modified       bool        `json:"modified"`        // something differs from the point, be it only zeroes
 	ElapsedSeconds float64     `json:"elapsed_seconds"` // that it took to mount, the last time
+	Datastore      bool        `json:"datastore"`       // Path shows the datastore
+	FetchedBytes   int64       `json:"fetched_bytes"`   // read of the point since it was served
+	NFSURL         string      `json:"nfs_url,omitempty"`
+	NFS            *MountNFS   `json:"nfs,omitempty"` // not there when it is not exported
+}
+
+// MountNFS is the NFS export of a mount.
+type MountNFS struct {
+	Server       string      `json:"server"`
+	Export       string      `json:"export"` // the path to mount
+	Port         int         `json:"port"`
+	MountPort    int         `json:"mount_port"`
+	Portmap      bool        `json:"portmap"` // clients need not be told the ports
+	Allow        []string    `json:"allow"`
+	Clients      []NFSClient `json:"clients"`
+	ReadBytes    int64       `json:"read_bytes"` // these three since it was served
+	WrittenBytes int64       `json:"written_bytes"`
+	Calls        int64       `json:"calls"`
+}
+
+// URL is the export, or a path in it that begins with a slash, as libnfs's programs take it.
+func (n *MountNFS) URL(path string) string {
+	host := n.Server
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	u := "nfs://" + host + n.Export + path
+	if n.Portmap {
+		return u
+	}
+	return fmt.Sprintf("%s?nfsport=%d&mountport=%d", u, n.Port, n.MountPort)
+}
+
+// NFSClient is a client that mounted and did not say that it unmounted.
+type NFSClient struct {
+	Address     string    `json:"address"`
+	Mounted     time.Time `json:"mounted"`
+	Seen        time.Time `json:"seen,omitzero"` // its last call since livemountd started
+	Connections int       `json:"connections"`
 }
 
 // MountDisk is a disk of a mount.
 type MountDisk struct {
 	Name      string `json:"name"`
-	Path      string `json:"path"`
+	Path      string `json:"path"` // "" when it is shown through NFS only
 	SizeBytes int64  `json:"size_bytes"`
+	NFSURL    string `json:"nfs_url,omitempty"` // of its flat file
 }
 
 // Mounts is the body of GET /v1/mounts.

@@ -35,6 +35,10 @@ The file holds the same names:
   chunk_cache_mib: 64     # decoded chunks in memory
   reserve_mib: 1024       # of the disk, kept free for the store itself
   backups: 2              # at the same time
+  nfs_listen: 127.0.0.1:2049
+  nfs_mount_port: 20048   # default: that of NFS
+  nfs_portmap: true       # tell clients the ports, on port 111 or through rpcbind
+  nfs_allow: ["10.1.0.0/16", "10.2.3.4,ro,root_squash"]
   log_level: info
 
 Exit codes: 0 stopped, 1 error, 2 usage, 11 store in use, 12 denied, 13 corrupt,
@@ -80,6 +84,12 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
 	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 96 to 1024)")
+	f.StringVar(&flags.NFSListen, "nfs-listen", "", "ADDRESS:PORT of NFS, once a mount is exported (default 127.0.0.1:2049)")
+	f.IntVar(&flags.NFSMountPort, "nfs-mount-port", 0, "port of MOUNT (default that of NFS)")
+	f.BoolVar(&flags.NFSPortmap, "nfs-portmap", false, "tell clients the ports, on port 111 or through rpcbind")
+	f.StringArrayVar(&flags.NFSAllow, "nfs-allow", nil, "ADDRESS or NETWORK[,ro][,root_squash]… that may mount exports without rules (default this machine)")
+	f.IntVar(&flags.NFSConnections, "nfs-connections", 0, "NFS connections at the same time (default 512)")
+	f.IntVar(&flags.NFSInFlight, "nfs-in-flight", 0, "NFS calls of one connection at the same time (default 128)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return errs.WithTry(errs.As(errs.Invalid, err), "livemountd --help")
@@ -120,6 +130,14 @@ func merge(file string, flags server.Config) (server.Config, error) {
 	set(&c.ChunkCacheMiB, flags.ChunkCacheMiB)
 	set(&c.ReserveMiB, flags.ReserveMiB)
 	set(&c.Backups, flags.Backups)
+	set(&c.NFSListen, flags.NFSListen)
+	set(&c.NFSMountPort, flags.NFSMountPort)
+	set(&c.NFSPortmap, flags.NFSPortmap)
+	set(&c.NFSConnections, flags.NFSConnections)
+	set(&c.NFSInFlight, flags.NFSInFlight)
+	if len(flags.NFSAllow) > 0 {
+		c.NFSAllow = flags.NFSAllow
+	}
 	return c, nil
 }
 

@@ -80,7 +80,7 @@ func (d *daemon) backup(ctx context.Context, vm, disk string, changed *[]api.Ran
 func (d *daemon) mount(ctx context.Context, ref, dir string) (string, time.Duration, error) {
 	began := time.Now()
 	var m api.Mount
-	if err := d.Do(ctx, "POST", "/v1/mounts", nil, api.MountRequest{Ref: ref, Path: dir}, &m); err != nil {
+	if err := d.Do(ctx, "POST", "/v1/mounts", nil, api.MountRequest{Ref: ref, Place: api.Place{Path: dir}}, &m); err != nil {
 		return "", 0, err
 	}
 	err := firstBytes(filepath.Join(dir, "sda.raw"))

@@ -200,7 +200,7 @@ func (n *normalizer) value(key string, v any) any {
 		switch {
 		case strings.Contains(key, "second"):
 			return "SECONDS"
-		case key == "free_bytes" || key == "stored_bytes" || key == "written_bytes" || key == "metadata_bytes" || key == "overlay_bytes" || key == "ratio":
+		case key == "free_bytes" || key == "stored_bytes" || key == "written_bytes" || key == "metadata_bytes" || key == "overlay_bytes" || key == "fetched_bytes" || key == "ratio":
 			return "N"
 		}
 	}
