@@ -84,7 +84,7 @@ func New(o Options) (*Server, error) {
 			{Number: ProgramNFS, Low: version3, High: version3, Serve: s.serveNFS, Inline: answeredAtOnce},
 			{Number: ProgramMount, Low: version3, High: version3, Serve: s.serveMount},
 		},
-		Accept: s.known, MaxConnections: o.MaxConnections, MaxInFlight: o.MaxInFlight, Clock: o.Clock, Log: o.Log,
+		Accept: s.Knows, MaxConnections: o.MaxConnections, MaxInFlight: o.MaxInFlight, Clock: o.Clock, Log: o.Log,
 		OnConnect: s.clients.connected, OnClose: s.clients.disconnected,
 	})
 	return s, err
@@ -135,8 +135,8 @@ func (s *Server) copyExports() map[uint64]*Export {
 
 func (s *Server) export(id uint64) *Export { return (*s.exports.Load())[id] }
 
-// known says whether an address may use any export. Others are not even listened to.
-func (s *Server) known(addr netip.Addr) bool {
+// Knows says whether an address may use any export. Others are not even listened to.
+func (s *Server) Knows(addr netip.Addr) bool {
 	for _, e := range *s.exports.Load() {
 		if e.rule(addr) != nil {
 			return true

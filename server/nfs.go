@@ -15,6 +15,7 @@ import (
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/nfsd"
+	"livemount/nfsd/portmap"
 )
 
 // nfsService is the NFS server of the daemon. It begins to listen with the first export.
@@ -26,10 +27,11 @@ type nfsService struct {
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu       sync.Mutex // guards the fields below
-	port     int        // where NFS listens; 0 while it does not
-	mount    int        // and where MOUNT does
-	standard bool       // a portmapper tells the ports
+	mu         sync.Mutex        // guards the fields below
+	port       int               // where NFS listens; 0 while it does not
+	mount      int               // and where MOUNT does
+	registered []portmap.Mapping // with rpcbind
+	standard   bool              // a portmapper tells the ports
 }
 
 // openNFS makes the server. Its key is made once: handles are good for as long as the store.

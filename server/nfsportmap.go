@@ -1,8 +1,77 @@
 package server
 
-import "livemount/internal/errs"
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"time"
 
-// Stub until the portmapper is there.
-func (n *nfsService) portmap(string, int, int) error { return errs.New(errs.Other, "no portmapper") }
+	"golang.org/x/sys/unix"
 
-func (n *nfsService) unregister() error { return nil }
+	"livemount/internal/errs"
+	"livemount/nfsd"
+	"livemount/nfsd/oncrpc"
+	"livemount/nfsd/portmap"
+)
+
+// mappings says where the programs are.
+func mappings(nfs, mount int) []portmap.Mapping {
+	return []portmap.Mapping{
+		{Prog: nfsd.ProgramNFS, Vers: 3, Proto: portmap.TCP, Port: uint16(nfs)},
+		{Prog: nfsd.ProgramMount, Vers: 3, Proto: portmap.TCP, Port: uint16(mount)},
+		{Prog: nfsd.ProgramMount, Vers: 3, Proto: portmap.UDP, Port: uint16(mount)},
+	}
+}
+
+// registerTimeout bounds what rpcbind may take.
+const registerTimeout = 10 * time.Second
+
+// portmap lets clients find the ports: it serves a portmapper on port 111, or, when that is taken, registers with the
+// rpcbind that has it. The caller holds mu.
+func (n *nfsService) portmap(host string, nfs, mount int) error {
+	list := mappings(nfs, mount)
+	err := n.servePortmap(host, list)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return errs.WithTry(err, "livemountd without --nfs-portmap; clients are then told the ports (mountctl mounts shows them)")
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, registerTimeout)
+	defer cancel()
+	if err := portmap.Register(ctx, portmap.Local, list); err != nil {
+		return errs.WithTry(errs.New(errs.KindOf(err), "port %d is taken, and who has it did not take our ports: %w", portmap.Port, err),
+			"livemountd without --nfs-portmap, or rpcbind on port 111 of this machine")
+	}
+	n.registered = list
+	return nil
+}
+
+func (n *nfsService) servePortmap(host string, list []portmap.Mapping) error {
+	s, err := oncrpc.NewServer(oncrpc.Options{
+		Programs: []oncrpc.Program{portmap.Program(list)}, Accept: n.Knows, Log: n.log, MaxConnections: n.config.NFSConnections,
+	})
+	if err != nil {
+		return err
+	}
+	address := net.JoinHostPort(host, strconv.Itoa(portmap.Port))
+	l, err := (&net.ListenConfig{}).Listen(n.ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	c, err := (&net.ListenConfig{}).ListenPacket(n.ctx, "udp", address)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	n.wg.Go(func() { n.ended(s.ServeTCP(n.ctx, l)) })
+	n.wg.Go(func() { n.ended(s.ServeUDP(n.ctx, c.(*net.UDPConn))) })
+	return nil
+}
+
+// unregister takes our ports from rpcbind. The caller holds mu.
+func (n *nfsService) unregister() error {
+	if n.registered == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), registerTimeout)
+	defer cancel()
+	return portmap.Unregister(ctx, portmap.Local, n.registered)
+}

@@ -53,12 +53,16 @@ func TestRepliesOfEverySizeAreWhole(t *testing.T) {
 
 func TestRefusalsAreTheRFCs(t *testing.T) {
 	address := newRig(t, Options{}).tcp(t)
-	cred := func(flavor uint32, body ...uint32) []byte { return append(words(flavor, uint32(4*len(body))), words(body...)...) }
+	cred := func(flavor uint32, body ...uint32) []byte {
+		return append(words(flavor, uint32(4*len(body))), words(body...)...)
+	}
 	call := func(rpc, prog, vers, proc uint32, cred []byte) []byte {
 		return bytes.Join([][]byte{words(0xabcd, 0, rpc, prog, vers, proc), cred, words(0, 0)}, nil)
 	}
 	none := cred(AuthNone)
-	sys := func(groups uint32) []byte { return cred(AuthSys, append([]uint32{1, 0, 5, 6, groups}, make([]uint32, groups)...)...) }
+	sys := func(groups uint32) []byte {
+		return cred(AuthSys, append([]uint32{1, 0, 5, 6, groups}, make([]uint32, groups)...)...)
+	}
 	accepted := func(stat ...uint32) []byte { return append(words(0xabcd, 1, 0, 0, 0), words(stat...)...) }
 	refused := func(why ...uint32) []byte { return append(words(0xabcd, 1, 1), words(why...)...) }
 	for _, x := range []struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -116,12 +117,11 @@ func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 	}
 	send(append(words(markLast|(1<<20)), make([]byte, 44)...)) // a 48-byte packet that claims 1 MiB
 	eventually(t, "accepted", func() bool { return r.connections.Load() == n })
-	send(make([]byte, 4096-44))
+	send(make([]byte, smallBytes-44-1))
 	eventually(t, "no more than 4 KiB each", state(0, 0))
 	send(make([]byte, 1))
 	eventually(t, "68 KiB each", state(n, 0))
-	send(make([]byte, mediumBytes-4097))
-	send(make([]byte, 1))
+	send(make([]byte, mediumBytes-smallBytes))
 	eventually(t, "1 MiB each", state(0, n))
 	for _, c := range conns {
 		c.Close()
@@ -232,7 +232,8 @@ func TestConnectionsAreBoundedAndAdmitted(t *testing.T) {
 	})
 	address := r.tcp(t)
 	ended(t, connect(t, address))
-	udp := dial(t, "udp", r.udp(t, "udp", ":0").String())
+	port := r.udp(t, "udp", ":0").Port
+	udp := dial(t, "udp", fmt.Sprintf("127.0.0.1:%d", port))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := udp.Call(ctx, testProgram, testLow, procNull, Cred{}, nil); !errs.Is(err, errs.Unreachable) {

@@ -228,12 +228,25 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// noLeak fails when there are more goroutines after the test and its servers than now.
+// noLeak fails when there are more goroutines or descriptors after the test and its servers than now.
 func noLeak(t *testing.T) {
-	before := runtime.NumGoroutine()
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
+		l.Close() // the runtime has its own descriptors now
+	}
+	goroutines, files := runtime.NumGoroutine(), descriptors(t)
 	t.Cleanup(func() {
-		eventually(t, fmt.Sprintf("back to %d goroutines", before), func() bool { return runtime.NumGoroutine() <= before })
+		eventually(t, fmt.Sprintf("back to %d goroutines and %d descriptors", goroutines, files), func() bool {
+			return runtime.NumGoroutine() <= goroutines && descriptors(t) <= files
+		})
 	})
+}
+
+func descriptors(t *testing.T) int {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
 }
 
 // message is a call without a record mark.

@@ -32,7 +32,7 @@ type Program struct {
 	Low, High uint32
 	// Serve reads c.Args, appends to c.Out and says how it went. Its context ends when the server stops, not
 	// when the connection does: a client that comes back sends its request again, and must not find it
-	// half done. It may return ProgMismatch for a version between Low and High that is not there.
+	// half done. No reply is sent after that. It may return ProgMismatch for a version between Low and High that is not there.
 	Serve func(ctx context.Context, c *Call) Status
 	// Inline says that the procedure never waits: not for a disk, a lock held during a disk access, or a
 	// large buffer. It may be nil: nothing is served inline.
@@ -201,12 +201,13 @@ func (s *Server) begin(c *Call) (status Status, inline, ok bool) {
 }
 
 // finish serves the call, unless status refuses it already, and completes the reply. It is false when no
-// reply is to be sent.
+// reply is to be sent. A server that stops sends none: the result may say no more than that the context ended,
+// and a client that hears nothing asks the next server.
 func (s *Server) finish(ctx context.Context, c *Call, status Status) bool {
 	if status == Success {
 		status = s.run(ctx, c)
 	}
-	if status == Drop {
+	if status == Drop || ctx.Err() != nil {
 		return false
 	}
 	c.seal(status)

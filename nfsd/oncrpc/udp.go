@@ -157,6 +157,9 @@ func (p *datagramPeer) localize(local *netip.AddrPort) {
 	switch {
 	case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(body) >= unix.SizeofInet4Pktinfo:
 		clear(body[:4])
+		if [4]byte(body[4:8]) == [4]byte{} { // the datagram was there before askForLocalAddress
+			copy(body[4:8], body[8:12])
+		}
 		*local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(body[4:8])), local.Port())
 	case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(body) >= unix.SizeofInet6Pktinfo:
 		clear(body[16:20])

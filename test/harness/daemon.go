@@ -25,6 +25,8 @@ type Daemon struct {
 	Client *api.Client
 	// OnStart, when set, sees the process as soon as it runs, before it answers.
 	OnStart func(pid int)
+	// Before is put in front of the daemon's command line, and must become it (exec): to enter a network namespace.
+	Before []string
 
 	t      testing.TB
 	args   []string
@@ -100,7 +102,9 @@ func (d *Daemon) Launch() (<-chan error, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.cmd = exec.Command(binary("livemountd"), d.args...)
+	line := append(append([]string{}, d.Before...), binary("livemountd"))
+	line = append(line, d.args...)
+	d.cmd = exec.Command(line[0], line[1:]...)
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path, "GOTRACEBACK=crash")
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	d.stderr, d.exited = &safeBuffer{}, make(chan struct{})

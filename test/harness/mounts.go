@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,6 +101,18 @@ func WriteSparse(t testing.TB, path string, size int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Namespace makes a network namespace that has nothing but a loopback, and returns what enters it in front of a command.
+func Namespace(t testing.TB) []string {
+	t.Helper()
+	NeedRoot(t)
+	Tools(t, "ip iproute2", "nsenter util-linux")
+	name := "lm-" + strings.TrimPrefix(filepath.Base(Dir(t)), "lm-")
+	Run(t, "ip", "netns", "add", name)
+	t.Cleanup(func() { _, _ = Try("ip", "netns", "delete", name) })
+	Run(t, "ip", "-n", name, "link", "set", "lo", "up")
+	return []string{"nsenter", "--net=/run/netns/" + name}
 }
 
 // Poll asks until the answer is yes. It fails the test after a minute.
