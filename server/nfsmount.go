@@ -114,10 +114,22 @@ func (m *mount) mustHaveNoClients() error {
 	}
 	var names []string
 	for _, a := range list {
-		names = append(names, a.String())
+		names = append(names, a.String()+m.s.nfs.lastHeard(a))
 	}
 	return errs.WithTry(errs.New(errs.Busy, "unmount %s: NFS clients have it mounted: %s", m.rec.ID, strings.Join(names, ", ")),
 		"umount there, or add --force: their calls fail then")
+}
+
+// lastHeard says of a client whether it seems to be there still. A client that is idle has no connection either.
+func (n *nfsService) lastHeard(a netip.Addr) string {
+	switch st := n.Client(a); {
+	case st.Connections > 0:
+		return " (connected)"
+	case st.Seen.IsZero():
+		return " (not connected, not heard since livemountd started)"
+	default:
+		return " (not connected, last heard " + st.Seen.UTC().Format(time.RFC3339) + ")"
+	}
 }
 
 // nfsClients are those that mounted and did not say that they unmounted. They are written down, because a client does

@@ -122,6 +122,10 @@ func TestLinuxClientFindsThePorts(t *testing.T) {
 	if !strings.Contains(out, "DISK "+md5Of(w.disk)) {
 		t.Errorf("the guest reads another disk: %s", out)
 	}
+	if now := w.d.MountByID(w.m.Mount); len(now.NFS.Clients) != 0 {
+		t.Errorf("after umount: %+v", now.NFS.Clients)
+	}
+	w.d.Must(nil, "unmount", w.m.Mount, "--yes")
 	if !strings.Contains(seen, "127.0.0.1:"+w.m.NFS.Export) {
 		t.Errorf("showmount -a: %q; the guest: %s", seen, out)
 	}
