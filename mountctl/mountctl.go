@@ -171,6 +171,7 @@ func (a *app) show(v any, table func(w io.Writer)) error {
 func (a *app) json(v any) error {
 	e := json.NewEncoder(a.out)
 	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // URLs are copied from here
 	return e.Encode(v)
 }
 

@@ -65,16 +65,17 @@ func setup(env *testscript.Env) error {
 	if strings.HasPrefix(env.WorkDir, "/") && len(env.WorkDir) > 80 {
 		return fmt.Errorf("TMPDIR is too long for a socket: %s", env.WorkDir)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
+	for _, name := range []string{"PORT", "NFSPORT"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		env.Setenv(name, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+		l.Close()
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	env.Setenv("PATH", os.Getenv(binEnv)+":"+env.Getenv("PATH")+":/usr/sbin:/sbin")
 	env.Setenv("LIVEMOUNT_SERVER", "unix:"+filepath.Join(env.WorkDir, "store/livemountd.sock"))
 	env.Setenv("TZ", "UTC")
-	env.Setenv("PORT", fmt.Sprint(port))
 	d := &daemonOf{}
 	env.Values[daemonKey{}] = d
 	env.Defer(func() {

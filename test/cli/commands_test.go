@@ -168,7 +168,7 @@ func ambiguous(ts *testscript.TestScript, _ bool, args []string) {
 func normalize(ts *testscript.TestScript, _ bool, args []string) {
 	var v any
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
-	n := &normalizer{work: ts.Getenv("WORK"), ids: map[string]string{}}
+	n := &normalizer{work: ts.Getenv("WORK"), nfsPort: ts.Getenv("NFSPORT"), ids: map[string]string{}}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -178,8 +178,9 @@ func normalize(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 type normalizer struct {
-	work string
-	ids  map[string]string
+	work    string
+	nfsPort string
+	ids     map[string]string
 }
 
 func (n *normalizer) value(key string, v any) any {
@@ -200,6 +201,8 @@ func (n *normalizer) value(key string, v any) any {
 		switch {
 		case strings.Contains(key, "second"):
 			return "SECONDS"
+		case key == "port" || key == "mount_port":
+			return "PORT"
 		case key == "free_bytes" || key == "stored_bytes" || key == "written_bytes" || key == "metadata_bytes" || key == "overlay_bytes" || key == "fetched_bytes" || key == "ratio":
 			return "N"
 		}
@@ -227,5 +230,6 @@ func (n *normalizer) text(s string) string {
 		}
 		return n.ids[s]
 	}
-	return strings.ReplaceAll(s, n.work, "WORK")
+	s = regexp.MustCompile(`(/web-)[0-9a-f]{8}\b`).ReplaceAllString(s, "${1}ID")
+	return strings.NewReplacer(n.work, "WORK", "port="+n.nfsPort, "port=PORT").Replace(s)
 }
