@@ -124,6 +124,9 @@ type Disk struct {
 // Start makes the datastore work: on a log, from which it was restored, or read-only without one. What had lost its
 // last name before a crash is removed now.
 func (s *Store) Start(ctx context.Context, log Log, disks []Disk) error {
+	if err := s.checkTree(); err != nil {
+		return err
+	}
 	s.log, s.disks = log, map[fs.NodeID]diskSource{}
 	for _, d := range disks {
 		if d.ID <= fs.RootID || d.ID >= firstID {
@@ -140,6 +143,29 @@ func (s *Store) Start(ctx context.Context, log Log, disks []Disk) error {
 		if err := s.forget(ctx, in); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkTree finds names that cannot be reached from the root: folders in each other. Nothing here makes them.
+func (s *Store) checkTree() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	names, reached := 0, 0
+	for _, in := range s.nodes {
+		names += in.children.len()
+	}
+	for todo := []*inode{s.root}; len(todo) > 0; {
+		dir := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, e := range dir.children.byName {
+			if reached++; e.to.typ.IsDir() {
+				todo = append(todo, e.to)
+			}
+		}
+	}
+	if names != reached {
+		return errs.New(errs.Corrupt, "datastore: %d of %d names cannot be reached", names-reached, names)
 	}
 	return nil
 }
