@@ -240,7 +240,7 @@ func (s *filledStore) examinePoint(t *testing.T, d *harness.Daemon, y *tally, na
 	t.Helper()
 	dir := filepath.Join(filepath.Dir(s.dir), "look")
 	var m api.Mount
-	req := api.MountRequest{Ref: name + "@id:" + p.id, Path: dir, ReadOnly: true}
+	req := api.MountRequest{Ref: name + "@id:" + p.id, Place: api.Place{Path: dir}, ReadOnly: true}
 	if err := d.Client.Do(t.Context(), "POST", "/v1/mounts", nil, req, &m); err != nil {
 		y.refused = append(y.refused, fmt.Sprintf("mount point %s of %s: %v", p.id, name, err))
 		return
@@ -260,7 +260,7 @@ func (s *filledStore) examineMount(t *testing.T, d *harness.Daemon, y *tally, m 
 	case "mounted":
 		s.compare(t, y, "mount "+m.id, now, m.disks)
 	case "kept":
-		if err := d.Client.Do(t.Context(), "POST", "/v1/mounts/"+m.id+"/resume", nil, api.ResumeRequest{Path: m.path}, &now); err != nil {
+		if err := d.Client.Do(t.Context(), "POST", "/v1/mounts/"+m.id+"/resume", nil, api.ResumeRequest{Place: api.Place{Path: m.path}}, &now); err != nil {
 			y.refused = append(y.refused, fmt.Sprintf("resume %s: %v", m.id, err))
 			return
 		}

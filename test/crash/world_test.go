@@ -164,7 +164,7 @@ func checkPoint(t *testing.T, d *harness.Daemon, name string, e expected) {
 	t.Helper()
 	dir := harness.Dir(t)
 	var m api.Mount
-	req := api.MountRequest{Ref: name + "@id:" + e.id, Path: dir, ReadOnly: true}
+	req := api.MountRequest{Ref: name + "@id:" + e.id, Place: api.Place{Path: dir}, ReadOnly: true}
 	if err := d.Client.Do(t.Context(), "POST", "/v1/mounts", nil, req, &m); err != nil {
 		t.Fatalf("mount point %s of %s: %v", e.id, name, err)
 	}
