@@ -19,9 +19,10 @@ type daemon struct {
 	compression string // of backups
 }
 
-func (b *bench) daemon(ctx context.Context, data string) (*daemon, error) {
+func (b *bench) daemon(ctx context.Context, data string, flags ...string) (*daemon, error) {
 	socket := "unix:" + filepath.Join(data, "livemountd.sock")
-	r, err := command(ctx, filepath.Join(b.root, "bin/livemountd"), "--data", data, "--log-level", "warn").start()
+	args := append([]string{"--data", data, "--log-level", "warn"}, flags...)
+	r, err := command(ctx, filepath.Join(b.root, "bin/livemountd"), args...).start()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
 // Command bench measures Livemount beside what Debian has for the same work, in one run on one machine:
 // mounts beside a qcow2 overlay over qemu-storage-daemon's FUSE export and restic mount; ingest beside borg
-// and restic; and the memory of the daemon. Wall time on a shared machine varies, so CPU time is printed
+// and restic; the NFS server beside nfs-ganesha; and the memory of the daemon. Wall time on a shared machine varies, so CPU time is printed
 // beside it. Results go to standard output as tables and to a JSON file. `make bench` runs it.
 package main
 
@@ -30,7 +30,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	b := &bench{}
-	only := flag.String("only", "ingest,increment,share,memory,mount,read,depth", "what to measure, with commas")
+	only := flag.String("only", "ingest,increment,share,memory,mount,read,depth,nfs", "what to measure, with commas")
 	out := flag.String("json", "build/bench.json", "file for the results")
 	flag.StringVar(&b.disk, "disk", "build/bench-disk.raw", "a raw disk with a real system; made when it is missing")
 	flag.IntVar(&b.rounds, "rounds", 2, "ingests of the whole disk with each program, in turn; the fastest counts")
@@ -68,12 +68,12 @@ func (b *bench) run(ctx context.Context, only []string) (err error) {
 	b.report.describe(ctx)
 	parts := map[string]func(context.Context) error{
 		"ingest": b.ingest, "increment": b.increment, "share": b.share, "memory": b.memory, "mount": b.mount,
-		"read": b.read, "depth": b.depth,
+		"read": b.read, "depth": b.depth, "nfs": b.nfs,
 	}
 	for _, name := range only {
 		f, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("nothing to measure is named %q: ingest, increment, share, memory, mount, read or depth", name)
+			return fmt.Errorf("nothing to measure is named %q: ingest, increment, share, memory, mount, read, depth or nfs", name)
 		}
 		if err := f(ctx); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

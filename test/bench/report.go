@@ -26,6 +26,8 @@ type report struct {
 	Increment []incrementRow    `json:"increment,omitempty"`
 	Memory    []memoryRow       `json:"memory,omitempty"`
 	Mounts    []mountRow        `json:"mounts,omitempty"`
+	NFS       []*nfsRow         `json:"nfs,omitempty"`
+	NFSSlow   nfsSlowRow        `json:"nfs_slow_store"`
 	Targets   []target          `json:"targets"`
 }
 
@@ -238,6 +240,7 @@ func (r *report) print(w io.Writer) {
 			row(x.Name, x.Size, x.Count, f1(x.MedianMS), f1(x.P90MS), f1(x.CPUMSEach))
 		}
 	}
+	r.printNFS(row)
 	fmt.Fprintln(t, "\nTargets")
 	for _, x := range r.Targets {
 		row(x.Name, "want "+x.Want, "got "+x.Got, map[bool]string{true: "met", false: "MISSED"}[x.Met])
