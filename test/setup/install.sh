@@ -8,9 +8,11 @@ packages() {
 	case $1 in
 	# mount and fdisk: losetup, mount, sfdisk. fuse3: fusermount3.
 	demo) echo mount util-linux fdisk e2fsprogs fuse3 jq ;;
-	# gcc: the race detector. The rest are the programs that use a mount in tests.
+	# gcc: the race detector. libnfs, qemu-block-extra, rpcbind, and nfs-common, busybox, cpio and kmod for a small guest with
+	# Linux's client, use NFS; iproute2 makes network namespaces for them. The rest are the programs that use a mount.
 	test) echo mount util-linux fdisk e2fsprogs fuse3 jq gcc libc6-dev xfsprogs \
-		fio sqlite3 stress-ng qemu-utils psmisc mmdebstrap extlinux qemu-system-x86 ;;
+		fio sqlite3 stress-ng qemu-utils psmisc mmdebstrap extlinux qemu-system-x86 \
+		libnfs-utils qemu-block-extra rpcbind nfs-common busybox-static cpio kmod iproute2 ;;
 	# borgbackup, restic and qemu-storage-daemon (in qemu-system-common) run beside Livemount.
 	# python3-pyfuse3: borg mount.
 	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup python3-pyfuse3 restic fio \
