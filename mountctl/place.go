@@ -21,7 +21,7 @@ type placeFlags struct {
 func (f *placeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.datastore, "datastore", "", "a folder that shows the mount as a hypervisor's datastore, instead of DIR")
 	c.Flags().BoolVar(&f.nfs, "nfs", false, "export the mount as an NFS datastore")
-	c.Flags().StringArrayVar(&f.allow, "allow", nil, "ADDRESS or NETWORK[,ro][,root_squash][,all_squash] that may mount it (default livemountd's nfs_allow)")
+	c.Flags().StringArrayVar(&f.allow, "allow", nil, "ADDRESS or NETWORK[,ro][,insecure][,root_squash]… that may mount it (default livemountd's nfs_allow)")
 }
 
 // place makes the place of dir, which is "" when none was given.
@@ -78,14 +78,14 @@ func (a *app) exportsCmd() *cobra.Command {
 		Long: `exports lists what is exported through NFS, who may mount it, and who did. With a
 mount, --allow adds a rule, or replaces that of the same network, and --remove takes
 one away, for all calls from then on. A rule is an address or a network, and with
-commas ro, root_squash, all_squash, anonuid=N, anongid=N; the narrowest that fits
+commas ro, insecure, root_squash, all_squash, anonuid=N, anongid=N; the narrowest that fits
 counts. The rules of a mount last as long as the mount.`,
 		Example: `  mountctl exports
   mountctl exports 7c1e --allow 10.1.0.0/16 --allow 10.1.2.3,ro
   mountctl exports 7c1e --remove 10.1.0.0/16`,
 		Args: args(0, 1),
 	}
-	c.Flags().StringArrayVar(&req.Allow, "allow", nil, "ADDRESS or NETWORK[,ro][,root_squash][,all_squash] that may mount it")
+	c.Flags().StringArrayVar(&req.Allow, "allow", nil, "ADDRESS or NETWORK[,ro][,insecure][,root_squash]… that may mount it")
 	c.Flags().StringArrayVar(&req.Remove, "remove", nil, "ADDRESS or NETWORK whose rule goes")
 	c.RunE = func(c *cobra.Command, list []string) error {
 		if len(list) == 0 {

@@ -35,6 +35,8 @@ type Export struct {
 type Rule struct {
 	Network  netip.Prefix
 	ReadOnly bool
+	// Insecure lets in who calls from a port above 1023: any user of the client's machine, as whomever he says he is.
+	Insecure bool
 	// RootSquash makes root AnonUID and AnonGID; AllSquash everybody.
 	RootSquash, AllSquash bool
 	AnonUID, AnonGID      uint32
@@ -42,6 +44,15 @@ type Rule struct {
 
 // Traffic counts the bytes of an export since it was served.
 type Traffic struct{ Read, Written, Calls atomic.Int64 }
+
+// ruleFor is rule of a call, whose port must be one that only root can have.
+func (e *Export) ruleFor(client netip.AddrPort) *Rule {
+	const reserved = 1024 // IPPORT_RESERVED
+	if r := e.rule(client.Addr()); r != nil && (r.Insecure || client.Port() < reserved) {
+		return r
+	}
+	return nil
+}
 
 // rule returns the rule for a client, or nil.
 func (e *Export) rule(client netip.Addr) *Rule {

@@ -55,7 +55,7 @@ func (s *Server) mnt(ctx context.Context, c *oncrpc.Call) {
 	if !c.Args.OK() {
 		return
 	}
-	h, st := s.mountPath(ctx, path, c.Client.Addr())
+	h, st := s.mountPath(ctx, path, c.Client)
 	c.Out.Uint32(uint32(st))
 	if st != statusOK {
 		return
@@ -69,12 +69,13 @@ func (s *Server) mnt(ctx context.Context, c *oncrpc.Call) {
 	}
 }
 
-func (s *Server) mountPath(ctx context.Context, path string, client netip.Addr) (handle, status) {
+func (s *Server) mountPath(ctx context.Context, path string, from netip.AddrPort) (handle, status) {
+	client := from.Addr()
 	e := s.exportOf(path, client)
 	switch {
 	case e == nil:
 		return handle{}, statusNoEnt
-	case e.rule(client) == nil:
+	case e.ruleFor(from) == nil:
 		return handle{}, statusAcces
 	case e.Tree == nil:
 		return handle{}, statusServerFault // there is no JUKEBOX in MOUNT; clients ask again

@@ -364,8 +364,25 @@ func TestRulesOfAnExport(t *testing.T) {
 			t.Error("a stranger mounted")
 		}
 	})
+	t.Run("ports of any user are refused", func(t *testing.T) {
+		w := start(t, options{rules: []nfsd.Rule{{Network: loopback}}})
+		c := w.dial()
+		_, err := c.MountPath(t.Context(), "/web-1234")
+		wantStatus(t, err, nfsclient.Acces)
+		must(t, w.server.Put(&nfsd.Export{ID: 9, Path: "/insecure", Tree: w.ds, Rules: []nfsd.Rule{{Network: loopback, Insecure: true}},
+			Traffic: &nfsd.Traffic{}, Mounted: w.note, Clients: w.clients}))
+		h, err := c.MountPath(t.Context(), "/insecure")
+		must(t, err)
+		w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback, Insecure: true}})
+		root, _ := w.root(c)
+		w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback}})
+		_, err = c.Getattr(t.Context(), root)
+		wantStatus(t, err, nfsclient.Acces)
+		_, err = c.Getattr(t.Context(), h)
+		must(t, err)
+	})
 	t.Run("read-only", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, ReadOnly: true}}})
+		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true, ReadOnly: true}}})
 		c, ctx := w.dial(), t.Context()
 		_, web := w.root(c)
 		h, a, err := c.Lookup(ctx, web, "sda-flat.vmdk")
@@ -381,7 +398,7 @@ func TestRulesOfAnExport(t *testing.T) {
 		wantStatus(t, c.Setattr(ctx, h, nfsclient.Set{Mode: 0o777, UID: -1, GID: -1, Size: -1}), nfsclient.ROFS)
 	})
 	t.Run("root is squashed", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, RootSquash: true, AnonUID: 65534, AnonGID: 65534}}})
+		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true, RootSquash: true, AnonUID: 65534, AnonGID: 65534}}})
 		c, ctx := w.dial(), t.Context()
 		_, web := w.root(c)
 		_, _, err := c.Mkdir(ctx, web, "d")

@@ -128,7 +128,7 @@ func (r *request) enter(h handle) status {
 	}
 	r.ex = ex
 	ex.Traffic.Calls.Add(1)
-	if r.rule = ex.rule(r.Client.Addr()); r.rule == nil {
+	if r.rule = ex.ruleFor(r.Client); r.rule == nil {
 		return statusAcces
 	}
 	r.s.clients.heard(r.Client.Addr(), r.s.clock.Now())

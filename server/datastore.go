@@ -23,8 +23,8 @@ type scratchLog struct{ *overlay.Log }
 func (l scratchLog) AddNode(id uint64) error { return l.Add(overlay.Node{ID: id, Grows: true}) }
 
 // startDatastore makes the datastore of the mount work on its log, and lays its first files when it is shown for the
-// first time. (A fresh mount has no record yet.) Without a log it is read-only and made anew each time.
-func (m *mount) startDatastore(ctx context.Context, fresh bool) error {
+// first time. Without a log it is read-only and made anew each time.
+func (m *mount) startDatastore(ctx context.Context) error {
 	var disks []datastore.Disk
 	for i := range m.rec.Disks {
 		d := &m.rec.Disks[i]
@@ -53,9 +53,6 @@ func (m *mount) startDatastore(ctx context.Context, fresh bool) error {
 		return err
 	}
 	m.rec.Laid = m.log.Stats().LastSeq
-	if fresh { // recordFirst follows
-		return nil
-	}
 	return m.rec.write(m.dir)
 }
 

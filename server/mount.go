@@ -56,15 +56,15 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	if err == nil {
 		err = m.openLog(ctx, nodes, fresh)
 	}
+	if err == nil && fresh {
+		err = m.recordFirst()
+	}
 	if err == nil && m.datastore != nil {
-		err = m.startDatastore(ctx, fresh)
+		err = m.startDatastore(ctx)
 	}
 	var tree fs.Served
 	if err == nil {
 		tree, err = m.tree()
-	}
-	if err == nil && fresh {
-		err = m.recordFirst()
 	}
 	if err == nil && m.rec.NFS {
 		err = m.exportNFS()
@@ -141,7 +141,7 @@ func (s *Server) wasServed(ctx context.Context, dir string, id mountID) (bool, e
 	}
 	l, rep, err := overlay.Open(ctx, overlay.Options{
 		FS: vfs.OS{}, Dir: filepath.Join(dir, "log"), Mount: s.overlayID(id), Clock: s.clock, NoBackground: true,
-	}, nil)
+	}, nil) // records of a datastore make it fail: it was served
 	if err != nil {
 		return true, nil // it cannot be told: it is kept
 	}

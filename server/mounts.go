@@ -276,11 +276,15 @@ func (s *Server) restoreMounts(ctx context.Context) error {
 		err := s.restoreDir(ctx, name)
 		if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Newer) {
 			s.addDamage(err)
+			s.holdUnknown(name)
 			continue
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if err := s.nfs.allThere(); err != nil {
+		s.addDamage(fmt.Errorf("mounts are not served through NFS: %w", err))
 	}
 	return nil
 }

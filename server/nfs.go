@@ -28,6 +28,8 @@ type nfsService struct {
 	wg     sync.WaitGroup
 
 	mu         sync.Mutex        // guards the fields below
+	holding    bool              // not all exports are there yet
+	wanted     bool              // somebody wanted to listen meanwhile
 	port       int               // where NFS listens; 0 while it does not
 	mount      int               // and where MOUNT does
 	registered []portmap.Mapping // with rpcbind
@@ -40,7 +42,7 @@ func openNFS(c *Config, clk clock.Clock, log *slog.Logger) (*nfsService, error) 
 	if err != nil {
 		return nil, err
 	}
-	n := &nfsService{config: c, log: log}
+	n := &nfsService{config: c, log: log, holding: true}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.Server, err = nfsd.New(nfsd.Options{
 		Key: key, MaxConnections: c.NFSConnections, MaxInFlight: c.NFSInFlight, Clock: clk, Log: log,
@@ -66,39 +68,65 @@ func loadKey(path string) (key [32]byte, err error) {
 	return key, nil
 }
 
+// allThere is called when all mounts of an earlier run are exported. Before, nobody listens: a client whose export is
+// not there yet would be told that it is gone.
+func (n *nfsService) allThere() error {
+	n.mu.Lock()
+	n.holding = false
+	wanted := n.wanted
+	n.mu.Unlock()
+	if wanted {
+		return n.listen()
+	}
+	return nil
+}
+
 // listen opens the ports, unless they are open.
 func (n *nfsService) listen() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.port != 0 {
+	n.wanted = true
+	if n.port != 0 || n.holding {
 		return nil
 	}
+	ctx, cancel := context.WithCancel(n.ctx)
+	err := n.open(ctx)
+	if err != nil {
+		cancel() // what was opened is closed, so that it can be tried again
+		return err
+	}
+	n.log.Info("serving NFS", "address", n.config.NFSListen, "port", n.port, "mount_port", n.mount, "portmap", n.config.NFSPortmap)
+	context.AfterFunc(n.ctx, cancel)
+	return nil
+}
+
+// open opens the ports until ctx ends. The caller holds mu.
+func (n *nfsService) open(ctx context.Context) error {
 	host, port, err := splitListen(n.config.NFSListen)
 	if err != nil {
 		return err
 	}
-	nfs, err := n.serveTCP(host, port)
+	nfs, err := n.serveTCP(ctx, host, port)
 	if err != nil {
 		return errs.WithTry(err, "livemountd --nfs-listen ADDRESS:PORT; a kernel NFS server has port 2049: systemctl stop nfs-server")
 	}
 	mount := cmp.Or(n.config.NFSMountPort, nfs)
 	if mount != nfs {
-		_, err = n.serveTCP(host, mount)
+		_, err = n.serveTCP(ctx, host, mount)
 	}
 	if err == nil {
-		err = n.serveUDP(host, mount)
+		err = n.serveUDP(ctx, host, mount)
 	}
 	if err != nil {
 		return errs.WithTry(err, "livemountd --nfs-mount-port PORT")
 	}
 	if n.config.NFSPortmap {
-		if err := n.portmap(host, nfs, mount); err != nil {
+		if err := n.portmap(ctx, host, nfs, mount); err != nil {
 			return err
 		}
 		n.standard = nfs == 2049
 	}
 	n.port, n.mount = nfs, mount
-	n.log.Info("serving NFS", "address", host, "port", nfs, "mount_port", mount, "portmap", n.config.NFSPortmap)
 	return nil
 }
 
@@ -113,21 +141,21 @@ func splitListen(address string) (host string, port int, err error) {
 	return h, port, nil
 }
 
-func (n *nfsService) serveTCP(host string, port int) (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(n.ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+func (n *nfsService) serveTCP(ctx context.Context, host string, port int) (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
 		return 0, errs.New(errs.Busy, "listen for NFS: %w", err)
 	}
-	n.wg.Go(func() { n.ended(n.ServeTCP(n.ctx, l)) })
+	n.wg.Go(func() { n.ended(n.ServeTCP(ctx, l)) })
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-func (n *nfsService) serveUDP(host string, port int) error {
-	c, err := (&net.ListenConfig{}).ListenPacket(n.ctx, "udp", net.JoinHostPort(host, strconv.Itoa(port)))
+func (n *nfsService) serveUDP(ctx context.Context, host string, port int) error {
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
 		return errs.New(errs.Busy, "listen for MOUNT: %w", err)
 	}
-	n.wg.Go(func() { n.ended(n.ServeUDP(n.ctx, c.(*net.UDPConn))) })
+	n.wg.Go(func() { n.ended(n.ServeUDP(ctx, c.(*net.UDPConn))) })
 	return nil
 }
 

@@ -95,6 +95,22 @@ func (m *mount) holdNFS() {
 	}
 }
 
+// holdUnknown lets the clients wait of a mount whose record is bad: if it was exported, it is not gone.
+func (s *Server) holdUnknown(name string) {
+	var id mountID
+	rules, err := s.config.defaultRules()
+	if err == nil {
+		err = id.UnmarshalText([]byte(name))
+	}
+	if err == nil {
+		err = s.nfs.Put(&nfsd.Export{ID: uint64(id), Path: "/unavailable-" + name, Rules: rules, Traffic: &nfsd.Traffic{},
+			Clients: func() []netip.Addr { return nil }, Mounted: func(netip.Addr, bool) error { return nil }})
+	}
+	if err != nil {
+		s.log.Warn("clients of a mount with a bad record are not held", "mount", name, "err", err)
+	}
+}
+
 // withdraw ends the export, if there is one; its clients are forgotten.
 func (m *mount) withdraw() {
 	if !m.rec.NFS || m.s.stopping() {

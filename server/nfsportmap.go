@@ -29,13 +29,13 @@ const registerTimeout = 10 * time.Second
 
 // portmap lets clients find the ports: it serves a portmapper on port 111, or, when that is taken, registers with the
 // rpcbind that has it. The caller holds mu.
-func (n *nfsService) portmap(host string, nfs, mount int) error {
+func (n *nfsService) portmap(ctx context.Context, host string, nfs, mount int) error {
 	list := mappings(nfs, mount)
-	err := n.servePortmap(host, list)
+	err := n.servePortmap(ctx, host, list)
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return errs.WithTry(err, "livemountd without --nfs-portmap; clients are then told the ports (mountctl mounts shows them)")
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, registerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
 	if err := portmap.Register(ctx, portmap.Local, list); err != nil {
 		return errs.WithTry(errs.New(errs.KindOf(err), "port %d is taken, and who has it did not take our ports: %w", portmap.Port, err),
@@ -45,7 +45,7 @@ func (n *nfsService) portmap(host string, nfs, mount int) error {
 	return nil
 }
 
-func (n *nfsService) servePortmap(host string, list []portmap.Mapping) error {
+func (n *nfsService) servePortmap(ctx context.Context, host string, list []portmap.Mapping) error {
 	s, err := oncrpc.NewServer(oncrpc.Options{
 		Programs: []oncrpc.Program{portmap.Program(list)}, Accept: n.Knows, Log: n.log, MaxConnections: n.config.NFSConnections,
 	})
@@ -53,16 +53,16 @@ func (n *nfsService) servePortmap(host string, list []portmap.Mapping) error {
 		return err
 	}
 	address := net.JoinHostPort(host, strconv.Itoa(portmap.Port))
-	l, err := (&net.ListenConfig{}).Listen(n.ctx, "tcp", address)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
-	c, err := (&net.ListenConfig{}).ListenPacket(n.ctx, "udp", address)
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", address)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	n.wg.Go(func() { n.ended(s.ServeTCP(n.ctx, l)) })
-	n.wg.Go(func() { n.ended(s.ServeUDP(n.ctx, c.(*net.UDPConn))) })
+	n.wg.Go(func() { n.ended(s.ServeTCP(ctx, l)) })
+	n.wg.Go(func() { n.ended(s.ServeUDP(ctx, c.(*net.UDPConn))) })
 	return nil
 }
 

@@ -18,7 +18,7 @@ const anonymous = 65534
 // rulesMax bounds the rules of a mount.
 const rulesMax = 1000
 
-// parseRules reads rules as exports(5) has them in short: ADDRESS or NETWORK, then with commas ro, rw, root_squash,
+// parseRules reads rules as exports(5) has them in short: ADDRESS or NETWORK, then with commas ro, rw, secure, insecure, root_squash,
 // no_root_squash, all_squash, anonuid=N, anongid=N.
 func parseRules(list []string) ([]nfsd.Rule, error) {
 	var rules []nfsd.Rule
@@ -82,6 +82,10 @@ func setOption(r *nfsd.Rule, o string) error {
 		r.ReadOnly = true
 	case "rw":
 		r.ReadOnly = false
+	case "insecure":
+		r.Insecure = true
+	case "secure":
+		r.Insecure = false
 	case "root_squash":
 		r.RootSquash = true
 	case "no_root_squash":
@@ -100,7 +104,7 @@ func setOption(r *nfsd.Rule, o string) error {
 		}
 	default:
 		return errs.WithTry(errs.New(errs.Invalid, "no option of an export is named %q", o),
-			"ro, rw, root_squash, no_root_squash, all_squash, anonuid=N, anongid=N")
+			"ro, rw, secure, insecure, root_squash, no_root_squash, all_squash, anonuid=N, anongid=N")
 	}
 	return nil
 }
@@ -117,7 +121,7 @@ func ruleText(r *nfsd.Rule) string {
 		on   bool
 		text string
 	}{
-		{r.ReadOnly, "ro"}, {r.RootSquash, "root_squash"}, {r.AllSquash, "all_squash"},
+		{r.ReadOnly, "ro"}, {r.Insecure, "insecure"}, {r.RootSquash, "root_squash"}, {r.AllSquash, "all_squash"},
 		{r.AnonUID != anonymous, fmt.Sprintf("anonuid=%d", r.AnonUID)}, {r.AnonGID != anonymous, fmt.Sprintf("anongid=%d", r.AnonGID)},
 	} {
 		if o.on {

@@ -87,7 +87,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringVar(&flags.NFSListen, "nfs-listen", "", "ADDRESS:PORT of NFS, once a mount is exported (default 127.0.0.1:2049)")
 	f.IntVar(&flags.NFSMountPort, "nfs-mount-port", 0, "port of MOUNT (default that of NFS)")
 	f.BoolVar(&flags.NFSPortmap, "nfs-portmap", false, "tell clients the ports, on port 111 or through rpcbind")
-	f.StringArrayVar(&flags.NFSAllow, "nfs-allow", nil, "ADDRESS or NETWORK[,ro][,root_squash]… that may mount exports without rules (default this machine)")
+	f.StringArrayVar(&flags.NFSAllow, "nfs-allow", nil, "ADDRESS or NETWORK[,ro][,insecure][,root_squash]… that may mount exports without rules (default this machine)")
 	f.IntVar(&flags.NFSConnections, "nfs-connections", 0, "NFS connections at the same time (default 512)")
 	f.IntVar(&flags.NFSInFlight, "nfs-in-flight", 0, "NFS calls of one connection at the same time (default 128)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")

@@ -363,7 +363,7 @@ func killUnderNFS(t *testing.T, rng *rand.Rand, rounds int) {
 	t.Helper()
 	dir := harness.Dir(t)
 	addr := freeAddress(t)
-	d := harness.New(t, filepath.Join(dir, "store"), "--nfs-listen", addr, "--log-level", "warn")
+	d := harness.New(t, filepath.Join(dir, "store"), "--nfs-listen", addr, "--nfs-allow", "127.0.0.1,insecure", "--log-level", "warn")
 	d.Start()
 	v := newVM(t, dir, "vm", rng, 3<<20)
 	if ok, err := v.backup(d); !ok {

@@ -25,7 +25,8 @@ type world111 struct {
 func newWorld111(t *testing.T) *world111 {
 	t.Helper()
 	w := &world111{t: t, before: harness.Namespace(t), dir: harness.Dir(t)}
-	w.d = harness.New(t, filepath.Join(w.dir, "store"), "--log-level", "warn", "--nfs-listen", "127.0.0.1:2049", "--nfs-portmap")
+	w.d = harness.New(t, filepath.Join(w.dir, "store"), "--log-level", "warn", "--nfs-listen", "127.0.0.1:2049", "--nfs-portmap",
+		"--nfs-allow", "127.0.0.0/8,insecure") // QEMU's user network
 	w.d.Before = w.before
 	w.d.Start()
 	w.disk = disk(t, rand.New(rand.NewPCG(harness.Seed(t), 0)), filepath.Join(w.dir, "disk"), 4096)

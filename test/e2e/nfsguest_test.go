@@ -39,7 +39,7 @@ func withNFS(t *testing.T, more ...string) (*harness.Daemon, string) {
 	t.Helper()
 	harness.NeedRoot(t)
 	dir := harness.Dir(t)
-	args := append([]string{"--log-level", "warn", "--nfs-listen", fmt.Sprintf("127.0.0.1:%d", freePort(t))}, more...)
+	args := append([]string{"--log-level", "warn", "--nfs-listen", fmt.Sprintf("127.0.0.1:%d", freePort(t)), "--nfs-allow", "127.0.0.0/8,insecure"}, more...)
 	d := harness.New(t, filepath.Join(dir, "store"), args...)
 	d.Start()
 	return d, dir
