@@ -114,13 +114,11 @@ func (w *world) pick() (n fs.Node, dir fs.NodeID, name string) {
 }
 
 func (w *world) folder() fs.NodeID {
-	for {
-		n, dir, _ := w.pick()
-		if _, ok := n.(fs.Folder); ok {
-			return n.ID()
-		}
-		return dir
+	n, dir, _ := w.pick()
+	if _, ok := n.(fs.Folder); ok {
+		return n.ID()
 	}
+	return dir
 }
 
 func (w *world) name() string { return fmt.Sprintf("n%d", w.rng.IntN(12)) }

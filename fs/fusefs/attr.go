@@ -21,16 +21,26 @@ func (r *raw) fill(n fs.Node, out *fuse.Attr) {
 		Ino: uint64(a.ID), Size: uint64(a.SizeBytes), Blocks: uint64(a.AllocatedBytes+511) / 512,
 		Blksize: blockBytes, Nlink: 1, Owner: r.owner,
 	}
-	out.Mode = typeBits(a.Mode)
-	out.Mode |= uint32(a.Mode.Perm())
+	out.Mode = typeBits(a.Mode) | fs.PermBits(a.Mode)
+	if r.mutable != nil {
+		out.Nlink, out.Owner = links(n, &a), fuse.Owner{Uid: a.UID, Gid: a.GID}
+	}
 	if r.readOnly && out.Mode&syscall.S_IFMT != syscall.S_IFLNK {
 		out.Mode &^= 0o222
 	}
 	out.SetTimes(&a.Accessed, &a.Modified, &a.Changed)
 }
 
-// typeBits is the type of a node as stat shows it. (Folders have a link count of 1: how many are in them is not
-// counted, and find and others know that.)
+// links is the number of names of a node of a Mutable tree. A folder that was removed is its own parent, and has none.
+func links(n fs.Node, a *fs.Attr) uint32 {
+	if f, ok := n.(fs.Folder); ok && a.ID != fs.RootID && f.Parent() == a.ID {
+		return 0
+	}
+	return a.Links
+}
+
+// typeBits is the type of a node as stat shows it. (Folders of a Tree have a link count of 1: how many are in them is
+// not counted, and find and others know that.)
 func typeBits(mode iofs.FileMode) uint32 {
 	switch mode.Type() {
 	case iofs.ModeDir:
@@ -53,7 +63,7 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 	return fuse.OK
 }
 
-// SetAttr implements fuse.RawFileSystem. A disk has a fixed size: growing it is EFBIG, shrinking it (and
+// SetAttr implements fuse.RawFileSystem. In a Mutable tree anything can be set. A disk of a Tree has a fixed size: growing it is EFBIG, shrinking it (and
 // opening it with O_TRUNC) EPERM. Times are kept in memory. Mode and owner come from the mount: setting
 // them to what they are succeeds, anything else is EPERM, which qemu, libvirt and cp take for an answer.
 func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
@@ -63,6 +73,9 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	n, st := r.node(in.NodeId)
 	if !st.Ok() {
 		return st
+	}
+	if r.mutable != nil {
+		return r.set(n, in, out)
 	}
 	out.SetTimeout(r.attrValid(n))
 	r.fill(n, &out.Attr)

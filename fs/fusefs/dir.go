@@ -60,8 +60,11 @@ func addDots(dir fs.Folder, off uint64, out *fuse.DirEntryList) bool {
 	return true
 }
 
-// FsyncDir implements fuse.RawFileSystem: names are not made or removed here.
+// FsyncDir implements fuse.RawFileSystem. Only in a Mutable tree are names made or removed.
 func (r *raw) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	_, st := r.dir(in.NodeId)
-	return st
+	if !st.Ok() || r.mutable == nil {
+		return st
+	}
+	return r.status("fsyncdir", in.NodeId, r.mutable.Sync(context.Background())) // see call
 }

@@ -1,10 +1,12 @@
 package fusefs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"livemount/fs"
 	"livemount/internal/errs"
 )
 
@@ -35,6 +37,30 @@ func errnoOf(kind errs.Kind) syscall.Errno {
 	}
 }
 
+// errnoOfRefusal is the one table from what a Mutable tree refuses to the kernel's errors.
+func errnoOfRefusal(refusal fs.Refusal) syscall.Errno {
+	switch refusal {
+	case fs.NotFolder:
+		return syscall.ENOTDIR
+	case fs.IsFolder:
+		return syscall.EISDIR
+	case fs.NotEmpty:
+		return syscall.ENOTEMPTY
+	case fs.NameTooLong:
+		return syscall.ENAMETOOLONG
+	case fs.ReadOnly:
+		return syscall.EROFS
+	case fs.TooLarge:
+		return syscall.EFBIG
+	case fs.Unsupported:
+		return syscall.ENOTSUP
+	case fs.OutOfSync:
+		return syscall.EAGAIN
+	default:
+		return 0 // as in errnoOf
+	}
+}
+
 // status answers a request that ended with err. The kernel keeps nothing of the text, so what is not the
 // caller's doing is logged here.
 func (r *raw) status(op string, node uint64, err error) fuse.Status {
@@ -42,12 +68,17 @@ func (r *raw) status(op string, node uint64, err error) fuse.Status {
 		return fuse.OK
 	}
 	kind := errs.KindOf(err)
+	errno := errnoOf(kind)
+	var refusal fs.Refusal
+	if errors.As(err, &refusal) {
+		errno = errnoOfRefusal(refusal)
+	}
 	switch kind {
-	case errs.Canceled, errs.Invalid, errs.NotFound, errs.Denied:
+	case errs.Canceled, errs.Invalid, errs.NotFound, errs.Denied, errs.Exists:
 	default:
 		r.logFailure(op, node, err)
 	}
-	if errno := errnoOf(kind); errno != 0 {
+	if errno != 0 {
 		return fuse.Status(errno)
 	}
 	return fuse.EIO

@@ -1,9 +1,14 @@
 package fusefs
 
 import (
+	"fmt"
+	"log/slog"
 	"syscall"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"livemount/fs"
 	"livemount/internal/errs"
 )
 
@@ -18,6 +23,22 @@ func TestEveryKindHasAnErrno(t *testing.T) {
 	} {
 		if got := errnoOf(k); got != want {
 			t.Errorf("%v: got %v, want %v", k, got, want)
+		}
+	}
+}
+
+func TestEveryRefusalHasAnErrno(t *testing.T) {
+	r := newRaw(fs.New(fs.Options{}), Options{Log: slog.New(slog.DiscardHandler)})
+	seen := map[syscall.Errno]fs.Refusal{}
+	for _, refusal := range fs.Refusals() {
+		want := errnoOfRefusal(refusal)
+		if other, twice := seen[want]; want == 0 || twice {
+			t.Errorf("%v: %v, as %v", refusal, want, other)
+		}
+		seen[want] = refusal
+		err := fmt.Errorf("x: %w", errs.New(errs.Exists, "y: %w", refusal))
+		if got := r.status("test", 1, err); got != fuse.Status(want) {
+			t.Errorf("%v: got %v, want %v", refusal, got, want)
 		}
 	}
 }

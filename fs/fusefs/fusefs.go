@@ -6,6 +6,13 @@
 // that a page changed through mmap in a hole is data only after msync. sync(2) and syncfs(2) do not reach
 // a FUSE server (the kernel sends no request): use fsync.
 //
+// A fs.Mutable is a POSIX file system: names are made, linked, renamed and removed, files grow and are cut, what was
+// removed stays usable while it is open, and a change of names is on disk after an fsync of a folder or of a file. New
+// nodes belong to the caller. There is no preallocation (EOPNOTSUPP: the space is shared), no O_TMPFILE, no
+// RENAME_EXCHANGE, and no times of reads. Record locks and flock(2) are the kernel's: they hold within this machine.
+// Together with another protocol (DirectIO) names are exact at each use, attributes of open files and what O_APPEND
+// takes for the end may be a second old.
+//
 // It must not be read or written by the process that serves it: such a call can take the thread that would
 // answer it (go-fuse, section "Deadlocks"). Mount and Unmount themselves keep clear of that.
 //
@@ -44,8 +51,8 @@ type Options struct {
 	ReadOnly bool
 	// AllowOther lets other users than the one who mounts in, as far as the modes allow.
 	AllowOther bool
-	// DirectIO keeps nothing in the kernel's page cache. It is needed when the same disk is served
-	// through another protocol at the same time.
+	// DirectIO keeps nothing in the kernel's page cache, and no names of a Mutable tree. It is needed when the same disk
+	// or tree is served through another protocol at the same time.
 	DirectIO bool
 	// Changing says that names come and go by themselves: the kernel asks at each use. It still keeps what is
 	// in files, and their attributes: a file never becomes another.

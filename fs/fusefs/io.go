@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"livemount/fs"
+	"livemount/internal/errs"
 )
 
 // Open implements fuse.RawFileSystem. There are no file handles: a request is answered by its node.
@@ -19,11 +20,15 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	if !st.Ok() {
 		return st
 	}
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	if r.directIO {
-		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
-	}
+	out.OpenFlags = r.openFlags()
 	return fuse.OK
+}
+
+func (r *raw) openFlags() uint32 {
+	if r.directIO {
+		return fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+	}
+	return fuse.FOPEN_KEEP_CACHE
 }
 
 // Read implements fuse.RawFileSystem: buf goes to the kernel as it is, without a copy.
@@ -32,14 +37,27 @@ func (r *raw) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	if !st.Ok() {
 		return nil, st
 	}
-	n := inside(in.Offset, uint64(min(int(in.Size), len(buf))), f.Size())
-	if n == 0 {
-		return fuse.ReadResultData(nil), fuse.OK
-	}
-	if err := f.ReadAt(call{cancel}, buf[:n], int64(in.Offset)); err != nil {
+	n, err := readInside(call{cancel}, f, in.Offset, buf[:min(int(in.Size), len(buf))])
+	if err != nil {
 		return nil, r.status("read", in.NodeId, err)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// readInside reads what of p is inside of the file, and once more when the file became shorter meanwhile: the kernel
+// lets truncate(2) overtake reads.
+func readInside(c call, f fs.Regular, off uint64, p []byte) (uint64, error) {
+	for {
+		size := f.Size()
+		n := inside(off, uint64(len(p)), size)
+		if n == 0 {
+			return 0, nil
+		}
+		err := f.ReadAt(c, p[:n], int64(off))
+		if !errs.Is(err, errs.Invalid) || f.Size() >= size {
+			return n, err
+		}
+	}
 }
 
 // inside cuts [off, off+n) at size and returns the bytes that are left.
@@ -50,8 +68,8 @@ func inside(off, n uint64, size int64) uint64 {
 	return min(n, uint64(size)-off)
 }
 
-// Write implements fuse.RawFileSystem. A write that reaches beyond the end is short, one behind it EFBIG,
-// as for a file that has reached the greatest size. O_SYNC, O_DSYNC and RWF_DSYNC (which the kernel sends
+// Write implements fuse.RawFileSystem. A write that reaches beyond the limit of the file, which is the end of a disk of
+// a Tree, is short, one behind it EFBIG, as for a file that has reached the greatest size. O_SYNC, O_DSYNC and RWF_DSYNC (which the kernel sends
 // as O_DSYNC; O_SYNC contains its bit) are answered after a Sync. Linux 6.18 sends an FSYNC after such a
 // write through the page cache as well, but not after one with direct I/O; a Sync with nothing new costs
 // a device little.
@@ -60,7 +78,7 @@ func (r *raw) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 	if !st.Ok() {
 		return 0, st
 	}
-	n := inside(in.Offset, uint64(len(data)), f.Size())
+	n := inside(in.Offset, uint64(len(data)), f.Limit())
 	if n == 0 && len(data) > 0 {
 		return 0, fuse.Status(syscall.EFBIG)
 	}
@@ -81,7 +99,7 @@ func (r *raw) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if !st.Ok() {
 		return st
 	}
-	if w, ok := f.(*fs.File); ok {
+	if w, ok := f.(fs.Writable); ok {
 		return r.status("fsync", in.NodeId, w.Sync(context.Background()))
 	}
 	return fuse.OK // it never changes

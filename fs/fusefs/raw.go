@@ -14,6 +14,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"livemount/fs"
+	"livemount/internal/errs"
 )
 
 // raw answers the kernel's requests from a tree. Requests run concurrently; all state besides the tree is
@@ -21,6 +22,7 @@ import (
 type raw struct {
 	fuse.RawFileSystem // ENOSYS for whatever is not here
 	tree               fs.Served
+	mutable            fs.Mutable // the tree, when names can be changed in it, else nil
 	readOnly           bool
 	directIO           bool
 	changing           bool
@@ -35,15 +37,11 @@ type raw struct {
 	full  chan struct{}    // of one: time to prune
 }
 
-// known is a node that the kernel holds references to.
-type known struct {
-	node fs.Node
-	refs uint64
-}
-
-// Nothing changes behind the kernel's back, so it may remember as long as it likes. With direct I/O
-// another protocol may write the same disk: then attributes are asked for again. In a tree that changes
-// by itself names are looked up at each use, which brings attributes as well; those of the root, and of folders
+// Nothing changes behind the kernel's back, so it may remember as long as it likes: what a change of a Mutable tree
+// does to attributes that it knows it works out itself (counts of links), or it asks again (both folders, times of what
+// was moved, linked, written or removed; fs/fuse/dir.c and file.c). With direct I/O another protocol may change the
+// same tree: then attributes are asked for again after a moment, and names that can change at each use. In a tree that
+// changes by itself names are looked up at each use, which brings attributes as well; those of the root, and of folders
 // that are open, may be a second old.
 const (
 	validAlone  = 24 * time.Hour
@@ -60,12 +58,13 @@ func newRaw(tree fs.Served, o Options) *raw {
 	if o.DirectIO {
 		r.valid = validShared
 	}
+	r.mutable, _ = tree.(fs.Mutable)
 	return r
 }
 
-// entryValid is how long a name leads to what it led to.
+// entryValid is how long a name leads to what it led to, or to nothing.
 func (r *raw) entryValid() time.Duration {
-	if r.changing {
+	if r.changing || r.directIO && r.mutable != nil {
 		return 0
 	}
 	return r.valid
@@ -94,101 +93,35 @@ func (r *raw) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fus
 	if !st.Ok() {
 		return st
 	}
+	if r.mutable != nil {
+		if err := fs.CheckName(name); err != nil {
+			return r.status("lookup", in.NodeId, err)
+		}
+	}
 	n, err := dir.Lookup(context.Background(), name)
+	if errs.Is(err, errs.NotFound) && r.mutable != nil && r.entryValid() > 0 {
+		out.SetEntryTimeout(r.entryValid()) // node 0: the kernel remembers that it is not there
+		return fuse.OK
+	}
 	if err != nil {
 		return r.status("lookup", in.NodeId, err)
 	}
-	out.NodeId, out.Generation = r.hold(n), 1
+	return r.entry(n, out)
+}
+
+// entry gives the kernel a node. One that lost its last name since it was found may have lost its bytes as well: ESTALE
+// makes the kernel look again.
+func (r *raw) entry(n fs.Node, out *fuse.EntryOut) fuse.Status {
+	id := r.hold(n)
+	if r.gone(n) {
+		r.Forget(id, 1)
+		return fuse.Status(syscall.ESTALE)
+	}
+	out.NodeId, out.Generation = id, 1
 	out.SetEntryTimeout(r.entryValid())
 	out.SetAttrTimeout(r.attrValid(n))
 	r.fill(n, &out.Attr)
 	return fuse.OK
-}
-
-// hold counts a reference of the kernel's to a node and returns the number that it goes by: its id, or, when
-// another node has the same, the next that is free.
-func (r *raw) hold(n fs.Node) uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id := uint64(n.ID()); ; id++ {
-		k, taken := r.nodes[id]
-		if !taken || k.node == n {
-			r.nodes[id] = known{n, k.refs + 1}
-			if !taken {
-				r.grownLocked()
-			}
-			return id
-		}
-	}
-}
-
-// Forget implements fuse.RawFileSystem.
-func (r *raw) Forget(node, n uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	k, ok := r.nodes[node]
-	switch {
-	case !ok || node == uint64(fs.RootID):
-	case n < k.refs:
-		r.nodes[node] = known{k.node, k.refs - n}
-	default:
-		delete(r.nodes, node)
-	}
-}
-
-// known is the number of nodes that the kernel holds.
-func (r *raw) known() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.nodes)
-}
-
-// node finds a node by the kernel's number.
-func (r *raw) node(id uint64) (fs.Node, fuse.Status) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if k, ok := r.nodes[id]; ok {
-		return k.node, fuse.OK
-	}
-	return nil, fuse.Status(syscall.ESTALE)
-}
-
-func (r *raw) dir(id uint64) (fs.Folder, fuse.Status) {
-	n, st := r.node(id)
-	if !st.Ok() {
-		return nil, st
-	}
-	if d, ok := n.(fs.Folder); ok {
-		return d, fuse.OK
-	}
-	return nil, fuse.ENOTDIR
-}
-
-func (r *raw) file(id uint64) (fs.Regular, fuse.Status) {
-	n, st := r.node(id)
-	if !st.Ok() {
-		return nil, st
-	}
-	switch n := n.(type) {
-	case fs.Regular:
-		return n, fuse.OK
-	case fs.Folder:
-		return nil, fuse.EISDIR
-	}
-	return nil, fuse.EINVAL
-}
-
-// writable finds a file that takes writes.
-func (r *raw) writable(id uint64) (*fs.File, fuse.Status) {
-	n, st := r.file(id)
-	if !st.Ok() {
-		return nil, st
-	}
-	f, ok := n.(*fs.File)
-	if !ok || r.readOnly || !f.Writable() {
-		return nil, fuse.EROFS
-	}
-	return f, fuse.OK
 }
 
 // StatFs implements fuse.RawFileSystem: the space of the store that new data goes to.
@@ -204,5 +137,11 @@ func (r *raw) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) 
 		Bavail: uint64(space.FreeBytes) / blockBytes,
 		Files:  uint64(r.tree.Len()),
 	}
+	if r.mutable != nil {
+		out.Files, out.Ffree = out.Files+filesFree, filesFree
+	}
 	return fuse.OK
 }
+
+// filesFree is what df -i shows as free where files can be made.
+const filesFree = 1 << 20

@@ -1,14 +1,18 @@
 package fusefs
 
 import (
+	"context"
 	"log/slog"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"livemount/blockdev"
 	"livemount/fs"
+	"livemount/fs/datastore/dstest"
+	"livemount/internal/vfs"
 )
 
 // unmounted returns the translator of a tree with one disk of size bytes, without a kernel.
@@ -72,7 +76,17 @@ func TestLookupsAreCounted(t *testing.T) {
 func TestAnyRequestIsAnswered(t *testing.T) {
 	r := unmounted(t, 4097)
 	lookup(t, r, 1, "disk.raw")
-	for _, node := range []uint64{0, 1, 2, 3, 1<<64 - 1} {
+	anyRequest(r)
+	ds, r := unmountedStore(t, Options{})
+	lookup(t, r, lookup(t, r, 1, "web"), "web.vmx")
+	anyRequest(r)
+	if err := ds.Sync(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func anyRequest(r *raw) {
+	for _, node := range []uint64{0, 1, 2, 3, 1<<16 + 1, 1<<64 - 1} {
 		for _, v := range []uint64{0, 1, 4096, 4097, 1<<63 - 1, 1 << 63, 1<<64 - 1} {
 			h := fuse.InHeader{NodeId: node}
 			var cancel chan struct{}
@@ -85,6 +99,14 @@ func TestAnyRequestIsAnswered(t *testing.T) {
 			r.Open(cancel, &fuse.OpenIn{InHeader: h, Flags: uint32(v)}, &fuse.OpenOut{})
 			r.ReadDir(cancel, &fuse.ReadIn{InHeader: h, Offset: v}, fuse.NewDirEntryList(make([]byte, 256), v))
 			r.Readlink(cancel, &h)
+			r.Rename(cancel, &fuse.RenameIn{InHeader: h, Newdir: v, Flags: uint32(v)}, "web", "x/y")
+			r.Link(cancel, &fuse.LinkIn{InHeader: h, Oldnodeid: v}, "l", &fuse.EntryOut{})
+			r.Mknod(cancel, &fuse.MknodIn{InHeader: h, Mode: uint32(v)}, "..", &fuse.EntryOut{})
+			r.Mkdir(cancel, &fuse.MkdirIn{InHeader: h, Mode: uint32(v)}, "d\x00", &fuse.EntryOut{})
+			r.Symlink(cancel, &h, "", "s", &fuse.EntryOut{})
+			r.Unlink(cancel, &h, "")
+			r.Rmdir(cancel, &h, "web")
+			r.Lookup(cancel, &h, "", &fuse.EntryOut{})
 			r.Forget(3, v)
 		}
 	}
@@ -163,3 +185,86 @@ type numbered struct {
 }
 
 func (n *numbered) ID() fs.NodeID { return n.id }
+
+// unmountedStore returns the translator of a datastore, without a kernel.
+func unmountedStore(t *testing.T, o Options) (*dstest.Opened, *raw) {
+	t.Helper()
+	ds, err := dstest.Open(t.Context(), dstest.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ds.Close(context.Background()) })
+	o.Log = slog.New(slog.DiscardHandler)
+	return ds, newRaw(ds, o)
+}
+
+func root() fuse.InHeader { return fuse.InHeader{NodeId: 1} }
+
+// TestCreateOfWhatAppearedMakesTheKernelLookAgain is what happens when another protocol was faster.
+func TestCreateOfWhatAppearedMakesTheKernelLookAgain(t *testing.T) {
+	ds, r := unmountedStore(t, Options{DirectIO: true})
+	before := ds.Len()
+	var out fuse.CreateOut
+	for flags, want := range map[uint32]syscall.Errno{
+		syscall.O_RDWR: syscall.ESTALE, syscall.O_RDWR | syscall.O_EXCL: syscall.EEXIST,
+	} {
+		in := fuse.CreateIn{InHeader: root(), Flags: flags | syscall.O_CREAT, Mode: 0o644}
+		if st := r.Create(nil, &in, "web", &out); st != fuse.Status(want) {
+			t.Errorf("flags %#x: %v", flags, st)
+		}
+	}
+	if ds.Len() != before || r.known() != 1 {
+		t.Errorf("%d nodes, %d known", ds.Len(), r.known())
+	}
+}
+
+func TestWhatTheKernelKnowsIsHeld(t *testing.T) {
+	ds, r := unmountedStore(t, Options{})
+	before := ds.Len()
+	create := func(name string) uint64 {
+		t.Helper()
+		var out fuse.CreateOut
+		in := fuse.CreateIn{InHeader: root(), Flags: syscall.O_RDWR, Mode: 0o600}
+		if st := r.Create(nil, &in, name, &out); !st.Ok() {
+			t.Fatal(st)
+		}
+		return out.NodeId
+	}
+	a, b := create("a"), create("b")
+	lookup(t, r, 1, "a")
+	h := root()
+	for _, name := range []string{"a", "b"} {
+		if st := r.Unlink(nil, &h, name); !st.Ok() {
+			t.Fatal(st)
+		}
+	}
+	r.Forget(a, 1)
+	if n, st := r.Write(nil, &fuse.WriteIn{InHeader: fuse.InHeader{NodeId: a}}, []byte("abc")); n != 3 || !st.Ok() || ds.Len() != before+2 {
+		t.Errorf("write: %d, %v, %d nodes", n, st, ds.Len())
+	}
+	r.Forget(a, 1)
+	if ds.Len() != before+1 {
+		t.Errorf("%d nodes after the last reference, %d before", ds.Len(), before)
+	}
+	r.forgetAll()
+	if ds.Len() != before || r.known() != 1 {
+		t.Errorf("%d nodes after the mount, %d before; node %d", ds.Len(), before, b)
+	}
+}
+
+// TestNamesAreRememberedOnlyAlone looks at how long the kernel may believe what it is told.
+func TestNamesAreRememberedOnlyAlone(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		_, r := unmountedStore(t, Options{DirectIO: direct})
+		var there, nothing fuse.EntryOut
+		h := root()
+		r.Lookup(nil, &h, "web", &there)
+		st := r.Lookup(nil, &h, "nothing", &nothing)
+		if alone := there.EntryTimeout() > 0; alone == direct {
+			t.Errorf("direct %v: a name is valid for %v", direct, there.EntryTimeout())
+		}
+		if remembered := st.Ok() && nothing.NodeId == 0 && nothing.EntryTimeout() > 0; remembered == direct {
+			t.Errorf("direct %v: nothing: %v, %v", direct, st, nothing.EntryTimeout())
+		}
+	}
+}

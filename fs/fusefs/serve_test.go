@@ -34,6 +34,7 @@ type config struct {
 	File               string // a sparse file to write to; "" is memory
 	ReadOnly, DirectIO bool
 	User               uint32 // who serves; 0 is root
+	Store              string // the folder of a datastore to serve, made when it is not there
 	VMs, Points        int    // a History of a catalogue of so many VMs with so many points each, and one bad VM
 }
 
@@ -52,6 +53,9 @@ func serveMain(text string) error {
 	var c config
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
+	}
+	if c.Store != "" {
+		return serveStore(c)
 	}
 	if c.VMs > 0 {
 		return serveHistory(c)

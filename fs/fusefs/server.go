@@ -32,6 +32,7 @@ func serve(server *fuse.Server, r *raw, dir string, log *slog.Logger) (*Server, 
 		server.Serve()
 		close(ended)
 		pruner.Wait()
+		r.forgetAll()
 		s.leaveNothing(log)
 	}()
 	// No WaitMount: the kernel has mounted and got its INIT when NewServer returns, and WaitMount opens a file

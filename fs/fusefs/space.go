@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -21,6 +22,9 @@ func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if !st.Ok() {
 		return st
 	}
+	if r.mutable != nil {
+		return r.fallocateScratch(in, f)
+	}
 	n := inside(in.Offset, in.Length, f.Size())
 	keep := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
 	switch {
@@ -37,6 +41,33 @@ func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	}
 	ctx := context.Background() // see call
 	return r.status("fallocate", in.NodeId, f.Zero(ctx, int64(in.Offset), int64(n)))
+}
+
+// fallocateScratch is Fallocate of a file of a Mutable tree: holes are punched and ranges zeroed inside of the size, and
+// zeroing without KEEP_SIZE makes the file longer. Nothing is preallocated: many files share the space, and none can be
+// promised.
+func (r *raw) fallocateScratch(in *fuse.FallocateIn, f fs.Writable) fuse.Status {
+	const keep = unix.FALLOC_FL_KEEP_SIZE
+	end := in.Offset + in.Length
+	switch {
+	case !supported(in.Mode) || in.Mode&^keep == 0:
+		return fuse.ENOTSUP
+	case in.Length == 0 || end < in.Offset:
+		return fuse.EINVAL
+	case in.Mode&keep == 0 && end > uint64(f.Limit()):
+		return fuse.Status(syscall.EFBIG)
+	}
+	ctx := context.Background() // see call
+	var err error
+	size := f.Size()
+	if n := inside(in.Offset, in.Length, size); n > 0 {
+		err = f.Zero(ctx, int64(in.Offset), int64(n))
+	}
+	if err == nil && in.Mode&keep == 0 && end > uint64(size) {
+		grown := int64(end)
+		_, err = r.mutable.SetAttr(ctx, f.ID(), fs.SetAttr{SizeBytes: &grown}, time.Time{}, nil)
+	}
+	return r.status("fallocate", in.NodeId, err)
 }
 
 // supported knows the modes that have a meaning for a disk.

@@ -29,6 +29,9 @@ type bench struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) == 3 && os.Args[1] == goNFSCommand {
+		exit(serveGoNFS(ctx, os.Args[2]))
+	}
 	b := &bench{}
 	only := flag.String("only", "ingest,increment,share,memory,mount,read,depth,nfs", "what to measure, with commas")
 	out := flag.String("json", "build/bench.json", "file for the results")
@@ -40,10 +43,16 @@ func main() {
 	if err == nil {
 		err = b.report.save(*out)
 	}
+	exit(err)
+}
+
+// exit ends the program.
+func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
 func (b *bench) run(ctx context.Context, only []string) (err error) {

@@ -21,9 +21,14 @@ type exported struct {
 	nfsServer
 }
 
+// nfsDaemon starts a daemon that exports mounts at a free port, to clients with any port.
+func (b *bench) nfsDaemon(ctx context.Context, data string) (*daemon, error) {
+	return b.daemon(ctx, data, "--nfs-listen", "127.0.0.1:0", "--nfs-allow", "127.0.0.1,insecure")
+}
+
 // exportDaemon starts a daemon, whose caches are empty, on a store that has one mount with an export.
 func (b *bench) exportDaemon(ctx context.Context, data string) (*exported, error) {
-	d, err := b.daemon(ctx, data, "--nfs-listen", "127.0.0.1:0")
+	d, err := b.nfsDaemon(ctx, data)
 	if err != nil {
 		return nil, err
 	}

@@ -38,8 +38,9 @@ func (s *side) callFor(proc uint32, args func(*xdr.Encoder)) (answer, []byte) {
 	case errors.As(err, &remote):
 		a["status"] = remote.Error()
 		return a, nil
-	case err != nil:
-		s.t.Fatalf("%s: procedure %d: %v", s.name, proc, err)
+	case err != nil: // it cannot be read as a reply, and the connection is over
+		s.c = s.dial()
+		return answer{"status": "broken"}, nil
 	}
 	var h []byte
 	if err == nil {
@@ -192,7 +193,7 @@ func (a answer) attr(what string, d *xdr.Decoder) {
 	if kind != "folder" {
 		a[what+" size"] = fmt.Sprint(at.Size)
 	}
-	if at.Mtime.Year() < 2000 {
+	if y := at.Mtime.Year(); 1970 < y && y < 2000 {
 		a[what+" mtime"] = at.Mtime.UTC().Format(time.RFC3339Nano)
 	}
 }

@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// difference is something that go-nfs answers in another way. Step and what are patterns of path.Match.
+// difference is something that go-nfs answers in another way. All but the last two are patterns of path.Match.
 type difference struct {
 	step, what   string
-	nfsd, gonfs  string // the values, or * for any
-	rfc, because string // section of RFC 1813
+	nfsd, gonfs  string // the values
+	rfc, because string // section of RFC 1813, and what it says or what go-nfs does
 }
 
 func (d *difference) matches(step, what, ours, theirs string) bool {
