@@ -165,40 +165,39 @@ const filesFree = 1 << 20
 
 // fsinfo is procedure 19.
 func (r *request) fsinfo(context.Context) oncrpc.Status {
-	n, st := r.node()
-	if st != statusOK {
-		return r.fail(st, r.noAttr)
-	}
-	a := n.Attr()
-	e := r.answer()
-	e.Uint32(uint32(statusOK))
-	e.post(&a)
-	for _, v := range []uint32{ioMax, ioMax, 4096, ioMax, ioMax, 4096, listPref} {
-		e.Uint32(v)
-	}
-	e.Uint64(fs.MaxFileBytes)
-	e.Uint32(0) // times are exact to
-	e.Uint32(1) // a nanosecond
-	const link, symlink, homogeneous, canSetTime = 1, 2, 8, 16
-	e.Uint32(link | symlink | homogeneous | canSetTime)
-	return oncrpc.Success
+	return r.facts(func(e answer) {
+		for _, v := range []uint32{ioMax, ioMax, 4096, ioMax, ioMax, 4096, listPref} {
+			e.Uint32(v)
+		}
+		e.Uint64(fs.MaxFileBytes)
+		e.Uint32(0) // times are exact to
+		e.Uint32(1) // a nanosecond
+		const link, symlink, homogeneous, canSetTime = 1, 2, 8, 16
+		e.Uint32(link | symlink | homogeneous | canSetTime)
+	})
 }
 
 // pathconf is procedure 20.
 func (r *request) pathconf(context.Context) oncrpc.Status {
+	return r.facts(func(e answer) {
+		e.Uint32(1 << 16) // links
+		e.Uint32(255)     // bytes of a name
+		e.Bool(true)      // longer ones are refused
+		e.Bool(true)      // only root changes owners
+		e.Bool(false)     // case counts
+		e.Bool(true)      // and is kept
+	})
+}
+
+// facts answers with the attributes of the node and what is the same for all.
+func (r *request) facts(rest func(e answer)) oncrpc.Status {
 	n, st := r.node()
 	if st != statusOK {
 		return r.fail(st, r.noAttr)
 	}
-	a := n.Attr()
-	e := r.answer()
+	a, e := n.Attr(), r.answer()
 	e.Uint32(uint32(statusOK))
 	e.post(&a)
-	e.Uint32(1 << 16) // links
-	e.Uint32(255)     // bytes of a name
-	e.Bool(true)      // longer ones are refused
-	e.Bool(true)      // only root changes owners
-	e.Bool(false)     // case counts
-	e.Bool(true)      // and is kept
+	rest(e)
 	return oncrpc.Success
 }
