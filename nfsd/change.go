@@ -89,6 +89,18 @@ func (r *request) target() (t target, st status) {
 		t.attr = t.dir.Attr()
 		st = r.mayChange(&t.attr)
 	}
+	if err := fs.CheckName(t.name); st == statusOK && err != nil {
+		st = badName(t.name, err)
+	}
+	return t, st
+}
+
+// newTarget is target of a name that is to be made: these two are there in each folder (section 3.3.9).
+func (r *request) newTarget() (t target, st status) {
+	t, st = r.target()
+	if st == statusInval && (t.name == "." || t.name == "..") {
+		st = statusExist
+	}
 	return t, st
 }
 
@@ -140,7 +152,7 @@ const (
 // create is procedure 8.
 func (r *request) create(ctx context.Context) oncrpc.Status {
 	args := r.allArgs()
-	t, st := r.target()
+	t, st := r.newTarget()
 	var m fs.Make
 	switch how := r.Args.Uint32(); how {
 	case unchecked, guarded:
@@ -193,7 +205,7 @@ func (r *request) allArgs() []byte {
 // mkdir is procedure 9.
 func (r *request) mkdir(ctx context.Context) oncrpc.Status {
 	args := r.allArgs()
-	t, st := r.target()
+	t, st := r.newTarget()
 	m := fs.Make{Type: iofs.ModeDir, Set: sattr(&r.Args)}
 	m.Set.SizeBytes = nil
 	if !r.Args.OK() || st != statusOK {
@@ -205,7 +217,7 @@ func (r *request) mkdir(ctx context.Context) oncrpc.Status {
 // symlink is procedure 10.
 func (r *request) symlink(ctx context.Context) oncrpc.Status {
 	args := r.allArgs()
-	t, st := r.target()
+	t, st := r.newTarget()
 	m := fs.Make{Type: iofs.ModeSymlink, Set: sattr(&r.Args)}
 	m.Set.SizeBytes = nil
 	m.Target = r.Args.String(fs.MaxTargetBytes + 1)
@@ -217,7 +229,7 @@ func (r *request) symlink(ctx context.Context) oncrpc.Status {
 
 // mknod is procedure 11: there are no devices, sockets or pipes.
 func (r *request) mknod(context.Context) oncrpc.Status {
-	t, st := r.target()
+	t, st := r.newTarget()
 	if r.Args.Uint32(); st == statusOK {
 		st = statusNotSupp
 	}
@@ -256,7 +268,7 @@ func (r *request) rename(ctx context.Context) oncrpc.Status {
 		r.skipTarget()
 		return r.refuseTwo(st, &from, &target{})
 	}
-	to, st := r.target()
+	to, st := r.newTarget()
 	if st == statusOK {
 		st = r.mayUnname(ctx, from.dir, &from.attr, from.name)
 	}
@@ -271,11 +283,20 @@ func (r *request) rename(ctx context.Context) oncrpc.Status {
 			return r.ex.Tree.Rename(ctx, from.id(), from.name, to.id(), to.name, c)
 		},
 		encode: func(e answer, o *fs.Outcome, st status) {
-			e.Uint32(uint32(st))
+			e.Uint32(uint32(renamed(st)))
 			e.wccOf(&o.Dir)
 			e.wccOf(&o.Other)
 		},
 	})
+}
+
+// renamed is the status of RENAME: a target that cannot be replaced is there, whatever keeps it (section 3.3.14).
+func renamed(st status) status {
+	switch st {
+	case statusNotEmpty, statusNotDir, statusIsDir:
+		return statusExist
+	}
+	return st
 }
 
 // skipTarget decodes a diropargs3 that does not matter any more.
@@ -301,7 +322,7 @@ func (r *request) link(ctx context.Context) oncrpc.Status {
 		return r.linked(st, &fs.Attr{}, &target{})
 	}
 	a := n.Attr()
-	t, st := r.target()
+	t, st := r.newTarget()
 	if !r.Args.OK() || st != statusOK {
 		return r.linked(st, &a, &t)
 	}

@@ -183,9 +183,11 @@ func TestHostileClientsLeaveNothing(t *testing.T) {
 	harness.Poll(t, "goroutines and descriptors end", func() bool {
 		return runtime.NumGoroutine() <= goroutines+2 && descriptors(t) <= files+2
 	})
-	runtime.GC()
+	for range 3 { // pools keep their buffers over one
+		runtime.GC()
+	}
 	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 64<<20 {
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 32<<20 {
 		t.Errorf("%d bytes more are in use", grown)
 	}
 	_, err = c.Getattr(t.Context(), root)

@@ -56,7 +56,7 @@ func (r *request) find(ctx context.Context, dir fs.Folder, d *fs.Attr, name stri
 		return n, ofNode(err)
 	}
 	if err := fs.CheckName(name); err != nil {
-		return nil, statusOf(err)
+		return nil, badName(name, err)
 	}
 	n, err := dir.Lookup(ctx, name)
 	return n, statusOf(err)

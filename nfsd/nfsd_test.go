@@ -74,7 +74,7 @@ func TestNamesAndTypesAreChecked(t *testing.T) {
 	c, ctx := w.dial(), t.Context()
 	root, web := w.root(c)
 	for name, want := range map[string]nfsclient.Status{
-		"": nfsclient.Inval, ".": nfsclient.Inval, "..": nfsclient.Inval, "a/b": nfsclient.Inval, "a\x00": nfsclient.Inval,
+		"": nfsclient.Acces, ".": nfsclient.Exist, "..": nfsclient.Exist, "a/b": nfsclient.Inval, "a\x00": nfsclient.Inval,
 		strings.Repeat("x", 256): nfsclient.NameTooLong, strings.Repeat("x", 1024): nfsclient.NameTooLong,
 	} {
 		_, _, err := c.Create(ctx, web, name, 0, nfsclient.Nothing())

@@ -177,6 +177,14 @@ const nameMax = 1024
 
 func (r *request) name() string { return r.Args.String(nameMax) }
 
+// badName is the status of a name that no node can have: RFC 1813 wants ACCES for an empty one (section 3.2).
+func badName(name string, err error) status {
+	if name == "" {
+		return statusAcces
+	}
+	return statusOf(err)
+}
+
 // handleOf makes the handle of a node of the same export.
 func (r *request) handleOf(id fs.NodeID) [handleBytes]byte {
 	return r.s.encodeHandle(handle{export: r.ex.ID, node: id})
@@ -242,8 +250,13 @@ func (e answer) attr(a *fs.Attr) {
 
 // time appends an nfstime3. Times before 1970 and after 2106 have no number there.
 func (e answer) time(t time.Time) {
-	s := min(max(t.Unix(), 0), 1<<32-1)
-	e.Uint32(uint32(s))
+	switch s := t.Unix(); {
+	case s < 0:
+		t = time.Unix(0, 0)
+	case s > 1<<32-1:
+		t = time.Unix(1<<32-1, 0)
+	}
+	e.Uint32(uint32(t.Unix()))
 	e.Uint32(uint32(t.Nanosecond()))
 }
 

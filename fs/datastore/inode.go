@@ -101,7 +101,10 @@ func (in *inode) attr() fs.Attr {
 	}
 	switch in.typ {
 	case iofs.ModeDir:
-		a.SizeBytes, a.AllocatedBytes, a.Links = folderBytes, folderBytes, 2+in.subs
+		a.SizeBytes, a.AllocatedBytes = folderBytes, folderBytes
+		if in.names > 0 {
+			a.Links = 2 + in.subs
+		}
 	case iofs.ModeSymlink:
 		a.SizeBytes = int64(len(in.target))
 	}

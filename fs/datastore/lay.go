@@ -17,7 +17,7 @@ type First struct {
 	Disk    fs.NodeID
 	Content []byte // of a file that is no disk, at most 64 MiB
 	Perm    uint32
-	Time    time.Time
+	Time    time.Time // zero is now
 }
 
 // Lay makes the first files, in one step, unless that was done before. Equal lists give equal node ids, so also the
@@ -54,6 +54,9 @@ func (l *layer) add(ctx context.Context, f *First) error {
 	dir, name := "", f.Path
 	if at := strings.LastIndexByte(f.Path, '/'); at >= 0 {
 		dir, name = f.Path[:at], f.Path[at+1:]
+	}
+	if f.Time.IsZero() {
+		f.Time = l.s.clock.Now()
 	}
 	if err := l.folder(dir, f.Time); err != nil {
 		return err
