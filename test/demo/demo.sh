@@ -66,7 +66,7 @@ trap 'echo "demo: line $LINENO failed: $BASH_COMMAND" >&2; [ ! -s "$work/livemou
 
 start_daemon() {
 	# Of its own session, so that Ctrl-C reaches it only after what uses it is gone.
-	setsid "$bin/livemountd" --data "$work/store" 2>>"$work/livemountd.log" &
+	setsid "$bin/livemountd" --data "$work/store" --nfs-listen "127.0.0.1:$nfs_port" 2>>"$work/livemountd.log" &
 	daemon=$!
 	for _ in $(seq 100); do
 		ctl status >/dev/null 2>&1 && return
@@ -145,6 +145,7 @@ Try: sudo make demo" >&2; exit 1; }
 began=$(now)
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/livemount-demo.XXXXXX")
 export LIVEMOUNT_SERVER=unix:$work/store/livemountd.sock
+nfs_port=$((20000 + RANDOM % 10000))
 mkdir "$work/store"
 start_daemon
 
@@ -216,7 +217,18 @@ note "all points, as files:"
 (cd "$work/all" && ls -d ./*/*/*.raw)
 mountctl unmount "$work/all" >/dev/null
 
-say "7. The daemon is killed while both are in use (kill -9), as in a crash"
+say "7. A point as an NFS datastore, as a hypervisor mounts it. Here libnfs's programs are the client."
+mountctl mount web@-1 --nfs
+store=$(ctl mounts --output json | jq -r '.mounts[] | select(.nfs).nfs_url')
+disk=$(ctl mounts --output json | jq -r '.mounts[] | select(.nfs).disks[0].nfs_url')
+nfs-ls -R "$store" | sed 's/^/    /'
+[ "$(nfs-cat "$disk" | sha256sum | cut -d' ' -f1)" = "$before2" ] || fail "the disk is another through NFS"
+note "the disk has the same SHA-256 through NFS"
+cp "$work/web.raw" "$work/swap" && truncate -s 3M "$work/swap"
+nfs-cp "$work/swap" "${store/\?//web/web.vswp?}" >/dev/null
+note "a file was made beside it: web.vswp"
+
+say "8. The daemon is killed while all of this is in use (kill -9), as in a crash"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null || true
 stop_guest "$work/vm1"
@@ -233,7 +245,11 @@ note "second: /srv/mine.txt says: $(cat "$work/vm2/srv/mine.txt")"
 stop_guest "$work/vm1"
 stop_guest "$work/vm2"
 
-say "8. The points themselves never change (SHA-256 of the whole disk, before and after)"
+nfs-cat "${store/\?//web/web.vswp?}" | cmp - "$work/swap" || fail "what was written through NFS is lost"
+note "the datastore: web.vswp is there, by the same URL"
+mountctl unmount "$(ctl mounts --output json | jq -r '.mounts[] | select(.nfs).mount')" --yes --force
+
+say "9. The points themselves never change (SHA-256 of the whole disk, before and after)"
 after1=$(point_sha web@-2) after2=$(point_sha web@-1)
 note "first:  ${before1:0:16} ${after1:0:16}, the disk when it was backed up: ${original:0:16}"
 note "second: ${before2:0:16} ${after2:0:16}"

@@ -6,8 +6,8 @@ export PATH="$PATH:/usr/sbin:/sbin" LC_ALL=C
 
 packages() {
 	case $1 in
-	# mount and fdisk: losetup, mount, sfdisk. fuse3: fusermount3.
-	demo) echo mount util-linux fdisk e2fsprogs fuse3 jq ;;
+	# mount and fdisk: losetup, mount, sfdisk. fuse3: fusermount3. libnfs-utils: a client of the NFS datastore.
+	demo) echo mount util-linux fdisk e2fsprogs fuse3 jq libnfs-utils ;;
 	# gcc: the race detector. libnfs, qemu-block-extra, rpcbind, and nfs-common, busybox, cpio and kmod for a small guest with
 	# Linux's client, use NFS; iproute2 makes network namespaces for them. The rest are the programs that use a mount.
 	test) echo mount util-linux fdisk e2fsprogs fuse3 jq gcc libc6-dev xfsprogs \
