@@ -219,10 +219,11 @@ func TestRpcinfoReadsOurList(t *testing.T) {
 	}
 }
 
-// rpcbind runs Debian's in this network until the test ends. Its files are in a /run of its own.
+// rpcbind runs Debian's in this network until the test ends. Its files are in a /run of its own; it lets go of the FUSE
+// mounts of other tests, which it would keep busy.
 func rpcbind(t *testing.T) {
 	t.Helper()
-	c := exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /run && exec rpcbind -f")
+	c := exec.Command("unshare", "-m", "sh", "-c", "umount -a -l -t fuse.livemount; mount -t tmpfs tmpfs /run && exec rpcbind -f")
 	var said strings.Builder
 	c.Stdout, c.Stderr = &said, &said
 	if err := c.Start(); err != nil {

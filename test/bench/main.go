@@ -29,8 +29,8 @@ type bench struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if len(os.Args) == 3 && os.Args[1] == goNFSCommand {
-		exit(serveGoNFS(ctx, os.Args[2]))
+	if isChild(os.Args) {
+		exit(serveChild(ctx, os.Args[1], os.Args[2]))
 	}
 	b := &bench{}
 	only := flag.String("only", "ingest,increment,share,memory,mount,read,depth,nfs", "what to measure, with commas")

@@ -47,7 +47,7 @@ func (b *bench) nfs(ctx context.Context) error {
 type nfsBench struct {
 	*bench
 	data   string // of livemountd
-	copied string // the same, for go-nfs
+	copied string // the same, for children
 	plain  string // folder that nfs-ganesha exports
 
 	large, hot, written region
@@ -228,11 +228,12 @@ func (n *nfsBench) beside(ctx context.Context) error {
 		return err
 	}
 	defer g.stop()
-	p, err := n.goNFS(ctx)
+	p, err := n.child(ctx, childGoNFS, n.copied, "/")
 	if err != nil {
 		return err
 	}
 	defer p.stop()
+	p.name, p.once = "go-nfs", true
 	servers := []*nfsServer{&e.nfsServer, &g.nfsServer, &p.nfsServer}
 	for _, s := range servers {
 		if err := n.sameBytes(ctx, s); err != nil {

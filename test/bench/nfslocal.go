@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	gonfs "github.com/willscott/go-nfs"
@@ -45,59 +46,28 @@ func openDatastore(ctx context.Context, dir string, disk blockdev.Reader) (*dste
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return dstest.Open(ctx, dstest.Options{FS: vfs.OS{}, Dir: dir + "/log", Disk: disk})
+	return dstest.Open(ctx, dstest.Options{FS: vfs.OS{}, Dir: filepath.Join(dir, "log"), Disk: disk})
 }
 
-// diskOnDatastore is where dstest puts the disk.
-func diskOnDatastore() []string { return []string{"web", "sda-flat.vmdk"} }
+// A child is this program as a server, so that what a server needs can be told from what the client needs. Its arguments
+// are one of these and the folder of a store that nobody else has open; its listener is file 3.
+const (
+	childGoNFS = "serve-go-nfs" // github.com/willscott/go-nfs
+	childSlow  = "serve-slow"   // nfsd, on a store that is far away
+)
 
-// serveNFSD serves a datastore in this process, from a free port, until stop is called.
-func serveNFSD(ctx context.Context, tree fs.Mutable) (*nfsServer, func() error, error) {
-	server, err := nfsd.New(nfsd.Options{Key: [32]byte{7}})
-	if err == nil {
-		err = server.Put(&nfsd.Export{
-			ID: 1, Path: "/bench", Tree: tree, Traffic: &nfsd.Traffic{}, Clients: func() []netip.Addr { return nil },
-			Rules:   []nfsd.Rule{{Network: netip.MustParsePrefix("127.0.0.0/8"), Insecure: true}},
-			Mounted: func(netip.Addr, bool) error { return nil },
-		})
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.ServeTCP(ctx, l) }()
-	stop := func() error {
-		server.Close()
-		return <-served
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	s := &nfsServer{name: "livemount", pid: os.Getpid(), dial: dialLocal, port: port}
-	if err := s.open(ctx, port, "/bench", diskOnDatastore()...); err != nil {
-		return nil, nil, errors.Join(err, stop())
-	}
-	return s, stop, nil
-}
-
-// goNFSCommand makes this program a server, so that what it needs can be told from what the client needs.
-const goNFSCommand = "serve-go-nfs"
-
-// goNFS is github.com/willscott/go-nfs in a process of its own.
-type goNFS struct {
+type child struct {
 	nfsServer
 	*background
 }
 
-// goNFS starts the server on the copy of the store.
-func (n *nfsBench) goNFS(ctx context.Context) (*goNFS, error) {
+// child starts one and waits until it serves the file below an export.
+func (n *nfsBench) child(ctx context.Context, kind, data, export string) (*child, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close() // the server has it by then
+	defer l.Close() // the child has it by then
 	f, err := l.(*net.TCPListener).File()
 	if err != nil {
 		return nil, err
@@ -107,42 +77,76 @@ func (n *nfsBench) goNFS(ctx context.Context) (*goNFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := command(ctx, self, goNFSCommand, n.copied)
+	p := command(ctx, self, kind, data)
 	p.cmd.ExtraFiles = []*os.File{f}
 	r, err := p.start()
 	if err != nil {
 		return nil, err
 	}
 	port := l.Addr().(*net.TCPAddr).Port
-	g := &goNFS{nfsServer{name: "go-nfs", pid: r.pid(), dial: dialLocal, port: port, once: true}, r}
-	if err := g.open(ctx, port, "/", diskOnDatastore()...); err != nil {
+	c := &child{nfsServer{name: kind, pid: r.pid(), dial: dialLocal, port: port}, r}
+	if err := c.open(ctx, port, export, "web", "sda-flat.vmdk"); err != nil { // where dstest puts the disk
 		r.stop()
-		return nil, fmt.Errorf("go-nfs: %w", err)
+		return nil, fmt.Errorf("%s: %w", kind, err)
 	}
-	return g, nil
+	return c, nil
 }
 
-// serveGoNFS serves the disk of a store on the listener that is file 3, until ctx ends. Only few handles are in use.
-func serveGoNFS(ctx context.Context, data string) error {
-	store, disk, err := openPoint(ctx, data, vfs.OS{}, 0)
+// isChild says whether these are the arguments of a child.
+func isChild(args []string) bool {
+	return len(args) == 3 && (args[1] == childGoNFS || args[1] == childSlow)
+}
+
+// serveChild serves until ctx ends.
+func serveChild(ctx context.Context, kind, data string) error {
+	files, cache, serve := vfs.FS(vfs.OS{}), int64(0), serveGoNFS
+	if kind == childSlow {
+		d := &delay{}
+		files, cache, serve = slowFS{vfs.OS{}, d}, slowCache, d.serve
+	}
+	store, disk, err := openPoint(ctx, data, files, cache)
 	if err != nil {
 		return err
 	}
-	ds, err := openDatastore(ctx, data+"/go-nfs", disk)
+	ds, err := openDatastore(ctx, filepath.Join(data, kind), disk)
 	if err != nil {
 		return errors.Join(err, store.Close(ctx))
 	}
 	l, err := net.FileListener(os.NewFile(3, "listener"))
 	if err == nil {
-		gonfs.Log.SetLevel(gonfs.PanicLevel)
-		h := helpers.NewCachingHandler(helpers.NewNullAuthHandler(billyfs.New(ds, billyfs.Options{})), 1024)
-		stop := context.AfterFunc(ctx, func() { l.Close() })
-		err = (&gonfs.Server{Handler: h, Context: ctx}).Serve(l)
-		stop()
+		err = serve(ctx, l, ds, disk)
 	}
 	if ctx.Err() != nil { // it was told to end
 		err = nil
 	}
 	ctx = context.WithoutCancel(ctx)
 	return errors.Join(err, ds.Close(ctx), store.Close(ctx))
+}
+
+// serveGoNFS serves a datastore with go-nfs. Only few handles are in use.
+func serveGoNFS(ctx context.Context, l net.Listener, tree fs.Mutable, _ blockdev.Reader) error {
+	gonfs.Log.SetLevel(gonfs.PanicLevel)
+	h := helpers.NewCachingHandler(helpers.NewNullAuthHandler(billyfs.New(tree, billyfs.Options{})), 1024)
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	return (&gonfs.Server{Handler: h, Context: ctx}).Serve(l)
+}
+
+const slowExport = "/bench"
+
+// serveNFSD serves a datastore with nfsd.
+func serveNFSD(ctx context.Context, l net.Listener, tree fs.Mutable) error {
+	s, err := nfsd.New(nfsd.Options{Key: [32]byte{7}})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	err = s.Put(&nfsd.Export{
+		ID: 1, Path: slowExport, Tree: tree, Traffic: &nfsd.Traffic{}, Clients: func() []netip.Addr { return nil },
+		Rules:   []nfsd.Rule{{Network: netip.MustParsePrefix("127.0.0.0/8"), Insecure: true}},
+		Mounted: func(netip.Addr, bool) error { return nil },
+	})
+	if err != nil {
+		return err
+	}
+	return s.ServeTCP(ctx, l)
 }

@@ -31,10 +31,12 @@ func (r *nfsRow) small() bool { return r.Bytes <= 4<<10 }
 
 // nfsSlowRow is a server whose store takes long for each read of a container.
 type nfsSlowRow struct {
-	DelayMS   float64   `json:"delay_ms"`
-	PerSecond float64   `json:"random_4k_depth_32"`
-	Other     nfsProbes `json:"getattr_other_connection"`
-	Same      nfsProbes `json:"getattr_same_connection"`
+	DelayMS    float64   `json:"delay_ms"`
+	Reads      int       `json:"reads"`
+	PerSecond  float64   `json:"random_4k_depth_32"`
+	CPUPer1000 float64   `json:"cpu_ms_per_1000"`
+	Other      nfsProbes `json:"getattr_other_connection"`
+	Same       nfsProbes `json:"getattr_same_connection"`
 }
 
 // nfsProbes is how long calls took that were made one after the other.
@@ -67,9 +69,9 @@ func (r *report) printNFS(row func(cells ...any)) {
 	if s.PerSecond == 0 {
 		return
 	}
-	row(fmt.Sprintf("\nNFS, %.0f ms for each read of a container: %.0f reads of 4 KiB a second, 32 at a time on one connection; GETATTR beside them",
-		s.DelayMS, s.PerSecond))
-	row("", "CALLS", "MEDIAN MS", "P99 MS", "WORST MS")
+	row(fmt.Sprintf("\nNFS, %.0f ms for each read of a container: %.0f reads of 4 KiB a second, 32 at a time on one connection, %.1f ms of CPU for 1000",
+		s.DelayMS, s.PerSecond, s.CPUPer1000))
+	row("GETATTR beside them", "CALLS", "MEDIAN MS", "P99 MS", "WORST MS")
 	row("on another connection", s.Other.Count, f2(s.Other.MedianM), f2(s.Other.P99MS), f2(s.Other.WorstMS))
 	row("on the same", s.Same.Count, f2(s.Same.MedianM), f2(s.Same.P99MS), f2(s.Same.WorstMS))
 }

@@ -5,12 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"livemount/blockdev"
+	"livemount/fs"
 	"livemount/internal/vfs"
 )
 
@@ -24,7 +28,7 @@ const (
 // slowFS makes each read of a container take longer, as a store far away does.
 type slowFS struct {
 	vfs.FS
-	delay *atomic.Int64 // nanoseconds
+	delay *delay
 }
 
 // Open implements vfs.FS.
@@ -38,59 +42,84 @@ func (f slowFS) Open(name string) (vfs.File, error) {
 
 type slowFile struct {
 	vfs.File
-	delay *atomic.Int64
+	delay *delay
 }
 
 // ReadAt implements vfs.File.
 func (f slowFile) ReadAt(p []byte, off int64) (int, error) {
-	if d := f.delay.Load(); d > 0 {
-		time.Sleep(time.Duration(d))
+	if err := f.delay.wait(); err != nil {
+		return 0, err
 	}
 	return f.File.ReadAt(p, off)
 }
 
-// slow serves the point from a store that is far away: random reads keep the connection busy, and calls that need no
-// disk must not wait behind them.
-func (n *nfsBench) slow(ctx context.Context) error {
-	progress("nfs: a slow store")
-	delay := &atomic.Int64{}
-	store, disk, err := openPoint(ctx, n.data, slowFS{vfs.OS{}, delay}, slowCache)
+// delay is a wait that can be turned on. It does not use time.Sleep, which is more than a millisecond late when the
+// runtime waits for whole milliseconds: the kernel's timers are exact, and a goroutine that waits for one holds no thread.
+type delay struct {
+	on     atomic.Bool
+	timers sync.Pool // of *os.File
+}
+
+func (d *delay) wait() error {
+	if !d.on.Load() {
+		return nil
+	}
+	f, ok := d.timers.Get().(*os.File)
+	if !ok {
+		fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+		if err != nil {
+			return err
+		}
+		f = os.NewFile(uintptr(fd), "timer")
+	}
+	defer d.timers.Put(f)
+	if err := arm(f, slowDelay); err != nil {
+		return err
+	}
+	_, err := f.Read(make([]byte, 8)) // how often it went off
+	return err
+}
+
+// arm lets a timer go off once.
+func arm(f *os.File, in time.Duration) error {
+	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	err = n.slowServed(ctx, disk, delay)
-	return errors.Join(err, store.Close(ctx))
+	spec := &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(in))}
+	bad := raw.Control(func(fd uintptr) { err = unix.TimerfdSettime(int(fd), 0, spec, nil) })
+	return errors.Join(err, bad)
 }
 
-// slowServed serves the disk in this process. The best of the rounds counts.
-func (n *nfsBench) slowServed(ctx context.Context, disk blockdev.Reader, delay *atomic.Int64) error {
-	ds, err := openDatastore(ctx, n.path("slow"), disk)
-	if err != nil {
-		return err
-	}
-	s, stop, err := serveNFSD(ctx, ds)
-	if err != nil {
-		return errors.Join(err, ds.Close(ctx))
-	}
-	err = n.warmMap(ctx, disk)
-	delay.Store(int64(slowDelay))
-	for i := 0; i < nfsRounds && err == nil; i++ {
-		err = n.measureSlow(ctx, s)
-	}
-	delay.Store(0)
-	return errors.Join(err, stop(), ds.Close(ctx))
-}
-
-// warmMap brings the leaves, and the slot tables of all containers, into their caches. No cache holds the chunks.
-func (n *nfsBench) warmMap(ctx context.Context, disk blockdev.Reader) error {
+// serve serves the disk, slow as soon as the leaves and the slot tables of all containers are in their caches. No cache
+// holds the chunks.
+func (d *delay) serve(ctx context.Context, l net.Listener, tree fs.Mutable, disk blockdev.Reader) error {
 	for _, err := range disk.Extents(ctx, 0, disk.Size()) {
 		if err != nil {
 			return err
 		}
 	}
 	page := make([]byte, blockdev.PageSize)
-	for off := n.large.from; off < n.large.from+n.large.size; off += 256 << 10 {
+	for off := int64(0); off < disk.Size(); off += 256 << 10 {
 		if err := disk.ReadAt(ctx, page, off); err != nil {
+			return err
+		}
+	}
+	d.on.Store(true)
+	return serveNFSD(ctx, l, tree)
+}
+
+// slow measures a server whose store is far away: random reads keep a connection busy, and calls that need no disk must
+// not wait behind them. The best of the rounds counts.
+func (n *nfsBench) slow(ctx context.Context) error {
+	progress("nfs: a slow store")
+	c, err := n.child(ctx, childSlow, n.copied, slowExport)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	for range nfsRounds {
+		if err := n.measureSlow(ctx, &c.nfsServer); err != nil {
 			return err
 		}
 	}
@@ -105,13 +134,17 @@ func (n *nfsBench) measureSlow(ctx context.Context, s *nfsServer) error {
 		return err
 	}
 	same, other := newProber(pipes[0], s.handle), newProber(pipes[1], s.handle)
+	before, err := cpu(s.pid)
+	if err != nil {
+		return err
+	}
 	var probers, readers sync.WaitGroup
 	var failed [4]error
-	var rate float64
+	var row nfsSlowRow
 	var asked atomic.Bool
 	end := time.Now().Add(slowTime)
 	readers.Go(func() {
-		rate, failed[0] = n.readAtRandom(s, pipes[0], func(int) bool { return asked.Load() || ctx.Err() != nil })
+		row.Reads, row.PerSecond, failed[0] = n.readAtRandom(s, pipes[0], func(int) bool { return asked.Load() || ctx.Err() != nil })
 	})
 	readers.Go(func() { failed[1] = other.listen() })
 	probers.Go(func() { failed[2] = same.ask(end) })
@@ -120,18 +153,24 @@ func (n *nfsBench) measureSlow(ctx context.Context, s *nfsServer) error {
 	asked.Store(true)
 	closeAll(pipes[1:])
 	readers.Wait()
-	if rate > n.report.NFSSlow.PerSecond {
-		n.report.NFSSlow = nfsSlowRow{ms(slowDelay), rate, other.probes(), same.probes()}
+	after, err := cpu(s.pid)
+	if err := errors.Join(errors.Join(failed[:]...), err, ctx.Err()); err != nil {
+		return err
 	}
-	return errors.Join(errors.Join(failed[:]...), ctx.Err())
+	row.DelayMS, row.CPUPer1000 = ms(slowDelay), ms(after-before)/float64(row.Reads)*1000
+	row.Other, row.Same = other.probes(), same.probes()
+	if row.PerSecond > n.report.NFSSlow.PerSecond {
+		n.report.NFSSlow = row
+	}
+	return nil
 }
 
-// readAtRandom reads until it is over, and returns how often in a second.
-func (n *nfsBench) readAtRandom(s *nfsServer, p *pipe, over func(int) bool) (float64, error) {
+// readAtRandom reads until it is over, and returns how often, and how often in a second.
+func (n *nfsBench) readAtRandom(s *nfsServer, p *pipe, over func(int) bool) (int, float64, error) {
 	c := nfsCell{bytes: 4 << 10, random: true, region: n.large}
 	began := time.Now()
 	calls, err := p.run(readCall(s.handle, c.bytes), 32, c.offsets(c.region, 5), over)
-	return float64(calls) / time.Since(began).Seconds(), err
+	return calls, float64(calls) / time.Since(began).Seconds(), err
 }
 
 // prober makes calls of GETATTR on a connection, one after the other, and notes how long each took.

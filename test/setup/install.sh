@@ -14,9 +14,9 @@ packages() {
 		fio sqlite3 stress-ng qemu-utils psmisc mmdebstrap extlinux qemu-system-x86 \
 		libnfs-utils qemu-block-extra rpcbind nfs-common busybox-static cpio kmod iproute2 ;;
 	# borgbackup, restic and qemu-storage-daemon (in qemu-system-common) run beside Livemount.
-	# python3-pyfuse3: borg mount.
+	# python3-pyfuse3: borg mount. nfs-ganesha runs beside the NFS server, and does not start without rpcbind.
 	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup python3-pyfuse3 restic fio \
-		qemu-utils qemu-system-common ;;
+		qemu-utils qemu-system-common nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 ;;
 	*)
 		echo "install.sh: no target is named $1: demo, test or bench" >&2
 		exit 2
