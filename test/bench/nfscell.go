@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -93,14 +94,18 @@ type nfsRate struct {
 	CPUPerGB    float64 `json:"cpu_seconds_per_gb,omitempty"` // of the server, over all rounds
 	CPUPer1000  float64 `json:"cpu_ms_per_1000"`
 
+	OthersCores float64 `json:"cores_of_others"` // that programs which are not measured used at that time
+
 	calls int
 	cpu   time.Duration
 }
 
-func (r *nfsRate) add(calls, bytes int, wall, used time.Duration) {
+func (r *nfsRate) add(calls, bytes int, u usage) {
 	r.calls += calls
-	r.cpu += used
-	r.PerSecond = max(r.PerSecond, float64(calls)/wall.Seconds())
+	r.cpu += u.server
+	if rate := float64(calls) / u.wall.Seconds(); rate > r.PerSecond {
+		r.PerSecond, r.OthersCores = rate, max(0, (u.all-u.server-u.own).Seconds()/u.wall.Seconds())
+	}
 	r.CPUPer1000 = ms(r.cpu) / float64(r.calls) * 1000
 	if bytes > 0 {
 		r.MBPerSecond = r.PerSecond * float64(bytes) / 1e6
@@ -116,22 +121,39 @@ func (c *nfsCell) measure(ctx context.Context, s *nfsServer, connections int, in
 		return err
 	}
 	call := c.call(s.handle)
-	before, err := cpu(s.pid)
+	before, err := s.usage()
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	calls, err := c.load(ctx, call, pipes)
-	wall := time.Since(began)
 	if err != nil {
 		return err
 	}
-	after, err := cpu(s.pid)
-	into.add(calls, c.bytes, wall, after-before)
+	after, err := s.usage()
+	into.add(calls, c.bytes, after.minus(before))
 	if err == nil && c.write && c.how == nfsclient.Unstable {
 		err = s.commit(ctx)
 	}
 	return errors.Join(err, ctx.Err())
+}
+
+// usage is a moment, and the CPU time until then.
+type usage struct{ wall, server, own, all time.Duration }
+
+func (s *nfsServer) usage() (u usage, err error) {
+	if u.server, err = cpu(s.pid); err != nil {
+		return u, err
+	}
+	if u.own, err = cpu(os.Getpid()); err != nil {
+		return u, err
+	}
+	u.all, err = busy()
+	u.wall = time.Duration(time.Now().UnixNano())
+	return u, err
+}
+
+func (u usage) minus(v usage) usage {
+	return usage{u.wall - v.wall, u.server - v.server, u.own - v.own, u.all - v.all}
 }
 
 // load runs the connections and returns the number of calls.

@@ -31,12 +31,11 @@ func (r *nfsRow) small() bool { return r.Bytes <= 4<<10 }
 
 // nfsSlowRow is a server whose store takes long for each read of a container.
 type nfsSlowRow struct {
-	DelayMS    float64   `json:"delay_ms"`
-	Reads      int       `json:"reads"`
-	PerSecond  float64   `json:"random_4k_depth_32"`
-	CPUPer1000 float64   `json:"cpu_ms_per_1000"`
-	Other      nfsProbes `json:"getattr_other_connection"`
-	Same       nfsProbes `json:"getattr_same_connection"`
+	DelayMS float64 `json:"delay_ms"`
+	Reads   int     `json:"reads"` // 4 KiB at random, 32 at a time on one connection
+	nfsRate
+	Other nfsProbes `json:"getattr_other_connection"`
+	Same  nfsProbes `json:"getattr_same_connection"`
 }
 
 // nfsProbes is how long calls took that were made one after the other.
@@ -51,26 +50,27 @@ func (r *report) printNFS(row func(cells ...any)) {
 	if len(r.NFS) == 0 {
 		return
 	}
-	row("\nNFS in order, 8 calls of each connection under way: MB/s and the server's CPU seconds for each GB")
-	row("", "", "1 CONNECTION", "8", "CPU S/GB, 1", "8")
+	row("\nNFS in order, 8 calls of each connection under way: MB/s, the server's CPU seconds for each GB, and the cores that others used")
+	row("", "", "1 CONNECTION", "8", "CPU S/GB, 1", "8", "OTHERS, 1", "8")
 	for _, x := range r.NFS {
 		if !x.small() {
-			row(x.Load, x.Server, f1(x.One.MBPerSecond), f1(x.Eight.MBPerSecond), f2(x.One.CPUPerGB), f2(x.Eight.CPUPerGB))
+			row(x.Load, x.Server, f1(x.One.MBPerSecond), f1(x.Eight.MBPerSecond), f2(x.One.CPUPerGB), f2(x.Eight.CPUPerGB), f1(x.One.OthersCores), f1(x.Eight.OthersCores))
 		}
 	}
-	row("\nNFS, small calls: a second, and the server's CPU milliseconds for a thousand")
-	row("", "", "1 CONNECTION", "8", "CPU MS/1000, 1", "8")
+	row("\nNFS, small calls: a second, the server's CPU milliseconds for a thousand, and the cores that others used")
+	row("", "", "1 CONNECTION", "8", "CPU MS/1000, 1", "8", "OTHERS, 1", "8")
 	for _, x := range r.NFS {
 		if x.small() {
-			row(x.Load, x.Server, fmt.Sprintf("%.0f", x.One.PerSecond), fmt.Sprintf("%.0f", x.Eight.PerSecond), f1(x.One.CPUPer1000), f1(x.Eight.CPUPer1000))
+			row(x.Load, x.Server, fmt.Sprintf("%.0f", x.One.PerSecond), fmt.Sprintf("%.0f", x.Eight.PerSecond),
+				f1(x.One.CPUPer1000), f1(x.Eight.CPUPer1000), f1(x.One.OthersCores), f1(x.Eight.OthersCores))
 		}
 	}
 	s := &r.NFSSlow
 	if s.PerSecond == 0 {
 		return
 	}
-	row(fmt.Sprintf("\nNFS, %.0f ms for each read of a container: %.0f reads of 4 KiB a second, 32 at a time on one connection, %.1f ms of CPU for 1000",
-		s.DelayMS, s.PerSecond, s.CPUPer1000))
+	row(fmt.Sprintf("\nNFS, %.0f ms for each read of a container: %.0f reads of 4 KiB a second, 32 at a time on one connection, %.1f ms of CPU for 1000, %.1f cores used by others",
+		s.DelayMS, s.PerSecond, s.CPUPer1000, s.OthersCores))
 	row("GETATTR beside them", "CALLS", "MEDIAN MS", "P99 MS", "WORST MS")
 	row("on another connection", s.Other.Count, f2(s.Other.MedianM), f2(s.Other.P99MS), f2(s.Other.WorstMS))
 	row("on the same", s.Same.Count, f2(s.Same.MedianM), f2(s.Same.P99MS), f2(s.Same.WorstMS))

@@ -5,13 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"livemount/blockdev"
 	"livemount/fs"
@@ -47,49 +44,14 @@ type slowFile struct {
 
 // ReadAt implements vfs.File.
 func (f slowFile) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.delay.wait(); err != nil {
-		return 0, err
+	if f.delay.on.Load() {
+		time.Sleep(slowDelay)
 	}
 	return f.File.ReadAt(p, off)
 }
 
-// delay is a wait that can be turned on. It does not use time.Sleep, which is more than a millisecond late when the
-// runtime waits for whole milliseconds: the kernel's timers are exact, and a goroutine that waits for one holds no thread.
-type delay struct {
-	on     atomic.Bool
-	timers sync.Pool // of *os.File
-}
-
-func (d *delay) wait() error {
-	if !d.on.Load() {
-		return nil
-	}
-	f, ok := d.timers.Get().(*os.File)
-	if !ok {
-		fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
-		if err != nil {
-			return err
-		}
-		f = os.NewFile(uintptr(fd), "timer")
-	}
-	defer d.timers.Put(f)
-	if err := arm(f, slowDelay); err != nil {
-		return err
-	}
-	_, err := f.Read(make([]byte, 8)) // how often it went off
-	return err
-}
-
-// arm lets a timer go off once.
-func arm(f *os.File, in time.Duration) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	spec := &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(in))}
-	bad := raw.Control(func(fd uintptr) { err = unix.TimerfdSettime(int(fd), 0, spec, nil) })
-	return errors.Join(err, bad)
-}
+// delay can be turned on.
+type delay struct{ on atomic.Bool }
 
 // serve serves the disk, slow as soon as the leaves and the slot tables of all containers are in their caches. No cache
 // holds the chunks.
@@ -134,7 +96,7 @@ func (n *nfsBench) measureSlow(ctx context.Context, s *nfsServer) error {
 		return err
 	}
 	same, other := newProber(pipes[0], s.handle), newProber(pipes[1], s.handle)
-	before, err := cpu(s.pid)
+	before, err := s.usage()
 	if err != nil {
 		return err
 	}
@@ -144,7 +106,7 @@ func (n *nfsBench) measureSlow(ctx context.Context, s *nfsServer) error {
 	var asked atomic.Bool
 	end := time.Now().Add(slowTime)
 	readers.Go(func() {
-		row.Reads, row.PerSecond, failed[0] = n.readAtRandom(s, pipes[0], func(int) bool { return asked.Load() || ctx.Err() != nil })
+		row.Reads, failed[0] = n.readAtRandom(s, pipes[0], func(int) bool { return asked.Load() || ctx.Err() != nil })
 	})
 	readers.Go(func() { failed[1] = other.listen() })
 	probers.Go(func() { failed[2] = same.ask(end) })
@@ -153,24 +115,22 @@ func (n *nfsBench) measureSlow(ctx context.Context, s *nfsServer) error {
 	asked.Store(true)
 	closeAll(pipes[1:])
 	readers.Wait()
-	after, err := cpu(s.pid)
+	after, err := s.usage()
 	if err := errors.Join(errors.Join(failed[:]...), err, ctx.Err()); err != nil {
 		return err
 	}
-	row.DelayMS, row.CPUPer1000 = ms(slowDelay), ms(after-before)/float64(row.Reads)*1000
-	row.Other, row.Same = other.probes(), same.probes()
+	row.DelayMS, row.Other, row.Same = ms(slowDelay), other.probes(), same.probes()
+	row.add(row.Reads, 0, after.minus(before))
 	if row.PerSecond > n.report.NFSSlow.PerSecond {
 		n.report.NFSSlow = row
 	}
 	return nil
 }
 
-// readAtRandom reads until it is over, and returns how often, and how often in a second.
-func (n *nfsBench) readAtRandom(s *nfsServer, p *pipe, over func(int) bool) (int, float64, error) {
+// readAtRandom reads until it is over, and returns how often.
+func (n *nfsBench) readAtRandom(s *nfsServer, p *pipe, over func(int) bool) (int, error) {
 	c := nfsCell{bytes: 4 << 10, random: true, region: n.large}
-	began := time.Now()
-	calls, err := p.run(readCall(s.handle, c.bytes), 32, c.offsets(c.region, 5), over)
-	return calls, float64(calls) / time.Since(began).Seconds(), err
+	return p.run(readCall(s.handle, c.bytes), 32, c.offsets(c.region, 5), over)
 }
 
 // prober makes calls of GETATTR on a connection, one after the other, and notes how long each took.

@@ -112,6 +112,18 @@ func cpu(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / perSecond, err
 }
 
+// busy is the time that all cores have worked so far, and that the hypervisor kept them waiting (proc(5), stat).
+func busy() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	var user, nice, system, idle, iowait, irq, softirq, steal int64
+	_, err = fmt.Sscanf(string(b), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq, &steal)
+	const perSecond = 100 // USER_HZ
+	return time.Duration(user+nice+system+irq+softirq+steal) * time.Second / perSecond, err
+}
+
 // peak is the peak resident memory of a running process, in bytes.
 func peak(pid int) (int64, error) { return memory(pid, "VmHWM:") }
 
