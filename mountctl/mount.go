@@ -165,7 +165,12 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 		return err
 	}
 	if req.DryRun {
-		return a.show(m, func(w io.Writer) { fmt.Fprintln(w, whatGoes(m, req)) })
+		return a.show(m, func(w io.Writer) {
+			fmt.Fprintln(w, whatGoes(m, req))
+			if m.NFS != nil && len(m.NFS.Clients) > 0 {
+				fmt.Fprintf(w, "%d NFS clients have it mounted: it needs --force, and their calls fail then\n", len(m.NFS.Clients))
+			}
+		})
 	}
 	if !req.Keep && !yes && (m.Modified || m.State == "failed") && !m.ReadOnly {
 		if err := a.confirm(whatGoes(m, req), "--yes, or --keep", "Discard it?"); err != nil {
@@ -177,11 +182,14 @@ func (a *app) unmount(ctx context.Context, name string, req *api.UnmountRequest,
 		return err
 	}
 	return a.show(&out, func(w io.Writer) {
-		fmt.Fprintf(w, "mount %s ended, %s\n", short(out.Mount), map[bool]string{true: "kept: mountctl mount --resume " + short(out.Mount) + " DIR", false: goneText(&out)}[req.Keep])
+		fmt.Fprintf(w, "mount %s ended, %s\n", short(out.Mount), map[bool]string{true: "kept: mountctl mount --resume " + short(out.Mount) + " DIR", false: goneText(m)}[req.Keep])
 	})
 }
 
 func goneText(m *api.Mount) string {
+	if m.State == "failed" {
+		return "what had been written to it is gone"
+	}
 	if m.Modified {
 		return "its writes are gone"
 	}

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -51,10 +54,10 @@ func shown(w io.Writer, m *api.Mount) {
 	}
 	for _, d := range m.Disks {
 		if d.Path != "" {
-			fmt.Fprintln(w, d.Path)
+			fmt.Fprintln(w, printable(d.Path))
 		}
 	}
-	if m.NFS == nil {
+	if m.NFS == nil || m.NFSURL == "" {
 		return
 	}
 	n := m.NFS
@@ -63,12 +66,24 @@ func shown(w io.Writer, m *api.Mount) {
 	if !n.Portmap {
 		options += fmt.Sprintf(",port=%d,mountport=%d,mountproto=tcp", n.Port, n.MountPort)
 	}
-	fmt.Fprintf(w, "Linux:  mount -t nfs -o %s %s:%s /mnt\n", options, n.Server, n.Export)
+	host := n.Server
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	fmt.Fprintf(w, "Linux:  mount -t nfs -o %s %s:%s /mnt\n", options, host, n.Export)
 	if n.Portmap && n.Port == 2049 {
 		fmt.Fprintf(w, "ESXi:   esxcli storage nfs add -H %s -s %s -v %s\n", n.Server, n.Export, n.Export[1:])
 	} else {
 		fmt.Fprintln(w, "ESXi:   needs port 2049 and a portmapper: livemountd --nfs-listen ADDRESS:2049 --nfs-portmap")
 	}
+}
+
+// printable is a path for people: in a datastore clients choose names, also with control characters.
+func printable(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(path)
+	}
+	return path
 }
 
 func (a *app) exportsCmd() *cobra.Command {

@@ -126,8 +126,19 @@ func (r *request) made(e answer, o *fs.Outcome, st status) {
 
 // make is all that makes a node.
 func (r *request) makeNode(ctx context.Context, args []byte, t target, m fs.Make) oncrpc.Status {
+	r.own(&t, &m)
+	return r.once(ctx, args, changer{
+		do:     func(c *fs.Call) (fs.Outcome, error) { return r.ex.Tree.Make(ctx, t.id(), t.name, m, c) },
+		encode: r.made,
+	})
+}
+
+// own gives a new node its owner and group, as inode(7): in a folder with the setgid bit the group of the folder, and a
+// folder the bit as well. Nobody makes a file that runs with a group that is not his.
+func (r *request) own(t *target, m *fs.Make) {
 	uid, gid := r.cred.uid, r.cred.gid
-	if t.attr.Mode&iofs.ModeSetgid != 0 {
+	inherits := t.attr.Mode&iofs.ModeSetgid != 0
+	if inherits {
 		gid = t.attr.GID
 	}
 	if m.Set.UID == nil || !r.cred.root() {
@@ -136,10 +147,46 @@ func (r *request) makeNode(ctx context.Context, args []byte, t target, m fs.Make
 	if m.Set.GID == nil || !r.cred.root() && !r.cred.in(*m.Set.GID) {
 		m.Set.GID = &gid
 	}
-	return r.once(ctx, args, changer{
-		do:     func(c *fs.Call) (fs.Outcome, error) { return r.ex.Tree.Make(ctx, t.id(), t.name, m, c) },
-		encode: r.made,
-	})
+	perm := uint32(0o644)
+	if m.Type == iofs.ModeDir {
+		perm = 0o755
+	}
+	if m.Set.Perm != nil {
+		perm = *m.Set.Perm
+	}
+	switch {
+	case inherits && m.Type == iofs.ModeDir:
+		perm |= setgid
+	case !r.cred.root() && !r.cred.in(*m.Set.GID):
+		perm &^= setgid
+	}
+	m.Set.Perm = &perm
+}
+
+// The bits of a mode that let a file run as its owner or group.
+const (
+	setuid = 0o4000
+	setgid = 0o2000
+)
+
+// keepHonest takes the setuid and setgid bits from what will be set, where chmod(2), chown(2) and truncate(2) do.
+func (r *request) keepHonest(a *fs.Attr, s *fs.SetAttr) {
+	perm := fs.PermBits(a.Mode)
+	if s.Perm != nil {
+		perm = *s.Perm
+		gid := a.GID
+		if s.GID != nil {
+			gid = *s.GID
+		}
+		if !r.cred.root() && !r.cred.in(gid) {
+			perm &^= setgid
+		}
+	} else if a.Mode.IsRegular() && (s.UID != nil || s.GID != nil || s.SizeBytes != nil && !r.cred.root()) {
+		perm &^= setuid | setgid
+	}
+	if perm != fs.PermBits(a.Mode) || s.Perm != nil {
+		s.Perm = &perm
+	}
 }
 
 // How CREATE treats a file that is there, createmode3.
@@ -363,6 +410,7 @@ func (r *request) setattr(ctx context.Context) oncrpc.Status {
 	if st := r.maySet(&a, &set); st != statusOK {
 		return r.fail(st, func() { r.answer().wcc(&a, &a) })
 	}
+	r.keepHonest(&a, &set)
 	return r.once(ctx, args, changer{
 		do: func(c *fs.Call) (fs.Outcome, error) { return r.ex.Tree.SetAttr(ctx, n.ID(), set, guard, c) },
 		encode: func(e answer, o *fs.Outcome, st status) {

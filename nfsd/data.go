@@ -2,6 +2,7 @@ package nfsd
 
 import (
 	"context"
+	"time"
 
 	"livemount/fs"
 	"livemount/internal/errs"
@@ -112,7 +113,7 @@ func (r *request) write(ctx context.Context) oncrpc.Status {
 		st = statusFBig
 	}
 	if st == statusOK && count > 0 {
-		if err := r.put(ctx, f, data, int64(off), how); err != nil {
+		if err := r.put(ctx, f, &before, data, int64(off), how); err != nil {
 			st = r.failed("write", n, err)
 		}
 	}
@@ -130,7 +131,13 @@ func (r *request) write(ctx context.Context) oncrpc.Status {
 	return oncrpc.Success
 }
 
-func (r *request) put(ctx context.Context, f fs.Writable, data []byte, off int64, how uint32) error {
+func (r *request) put(ctx context.Context, f fs.Writable, a *fs.Attr, data []byte, off int64, how uint32) error {
+	if perm := fs.PermBits(a.Mode); perm&(setuid|setgid) != 0 && !r.cred.root() { // as write(2)
+		perm &^= setuid | setgid
+		if _, err := r.ex.Tree.SetAttr(ctx, f.ID(), fs.SetAttr{Perm: &perm}, time.Time{}, nil); err != nil {
+			return err
+		}
+	}
 	err := f.WriteAt(ctx, data, off)
 	if err == nil && how != unstable {
 		err = f.Sync(ctx)

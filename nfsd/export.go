@@ -1,9 +1,11 @@
 package nfsd
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"livemount/fs"
 )
@@ -20,15 +22,27 @@ type Export struct {
 	Rules []Rule
 	// Traffic counts.
 	Traffic *Traffic
-	// Mounted is told when a client mounts (true), or says that it unmounted. It returns when that is written down.
-	Mounted func(client netip.Addr, mounted bool) error
+	// Mounted is told when a client mounts a path (true), or says that it unmounted it; "" is all paths. It returns when
+	// that is written down.
+	Mounted func(client netip.Addr, path string, mounted bool) error
 	// Clients tells who has it mounted.
 	Clients func() []netip.Addr
 
-	calls sync.WaitGroup
-	mu    sync.Mutex // guards over, and orders calls.Add before drain waits
-	over  bool
-	rules atomic.Pointer[[]Rule]
+	ctx    context.Context // of its calls
+	cancel context.CancelFunc
+	calls  sync.WaitGroup
+	rules  atomic.Pointer[[]Rule]
+
+	mu   sync.Mutex // guards what is below, and orders calls.Add before drain waits
+	over bool
+	seen map[netip.Addr]time.Time // last calls of clients
+}
+
+// begin makes the export ready for calls.
+func (e *Export) begin() {
+	e.allow(e.Rules)
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.seen = map[netip.Addr]time.Time{}
 }
 
 // Rule lets clients in.
@@ -68,21 +82,47 @@ func (e *Export) rule(client netip.Addr) *Rule {
 // allow sets the rules.
 func (e *Export) allow(rules []Rule) { e.rules.Store(&rules) }
 
-// enter counts a call, unless the export is over.
-func (e *Export) enter() bool {
+// enter counts a call of a client at a time, unless the export is over.
+func (e *Export) enter(client netip.Addr, now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.over {
-		e.calls.Add(1)
+	if e.over {
+		return false
 	}
-	return !e.over
+	if _, ok := e.seen[client]; !ok && len(e.seen) >= clientsMax {
+		clear(e.seen) // they come again
+	}
+	e.seen[client] = now
+	e.calls.Add(1)
+	return true
 }
 
-// drain waits until no call runs, and lets none begin.
+// Callers returns who has called since a time.
+func (e *Export) Callers(since time.Time) []netip.Addr {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []netip.Addr
+	for a, at := range e.seen {
+		if at.After(since) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// ended says that the export is over.
+func (e *Export) ended() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.over
+}
+
+// drain lets no call begin and waits for those that run; what these wait for is given up.
 func (e *Export) drain() {
 	e.mu.Lock()
 	e.over = true
 	e.mu.Unlock()
+	e.cancel()
 	e.calls.Wait()
 }
 

@@ -42,6 +42,9 @@ func (s *Server) encodeHandle(h handle) (b [handleBytes]byte) {
 	return b
 }
 
+// exportIn is the export of a handle.
+func exportIn(b []byte) uint64 { return binary.BigEndian.Uint64(b[2:]) }
+
 // decodeHandle reports false for what this server did not make.
 func (s *Server) decodeHandle(b []byte) (handle, bool) {
 	if len(b) != handleBytes || b[0] != handleVersion || b[1] != 0 {
@@ -52,7 +55,7 @@ func (s *Server) decodeHandle(b []byte) (handle, bool) {
 		return handle{}, false
 	}
 	return handle{
-		export: binary.BigEndian.Uint64(b[2:]), node: fs.NodeID(binary.BigEndian.Uint64(b[10:])),
+		export: exportIn(b), node: fs.NodeID(binary.BigEndian.Uint64(b[10:])),
 		generation: binary.BigEndian.Uint32(b[18:]),
 	}, true
 }

@@ -34,10 +34,10 @@ func (s *Server) serveMount(ctx context.Context, c *oncrpc.Call) oncrpc.Status {
 		return s.mountList(ctx, c)
 	case mountUmnt:
 		if path := c.Args.String(pathMax); c.Args.OK() {
-			s.unmounted(c.Client.Addr(), s.exportOf(path, c.Client.Addr()))
+			s.unmounted(c.Client, clean(path), s.exportOf(path, c.Client.Addr()))
 		}
 	case mountUmntall:
-		s.unmounted(c.Client.Addr(), s.sorted()...)
+		s.unmounted(c.Client, "", s.sorted()...)
 	case mountExport:
 		return s.exportList(ctx, c)
 	default:
@@ -79,7 +79,7 @@ func (s *Server) mountPath(ctx context.Context, path string, from netip.AddrPort
 		return handle{}, statusAcces
 	case e.Tree == nil:
 		return handle{}, statusServerFault // there is no JUKEBOX in MOUNT; clients ask again
-	case !e.enter():
+	case !e.enter(client, s.clock.Now()):
 		return handle{}, statusNoEnt
 	}
 	defer e.calls.Done()
@@ -87,7 +87,7 @@ func (s *Server) mountPath(ctx context.Context, path string, from netip.AddrPort
 	if st != statusOK {
 		return handle{}, st
 	}
-	if err := e.Mounted(client, true); err != nil {
+	if err := e.Mounted(client, clean(path), true); err != nil {
 		s.failures.log(s.log, "mount", e.Path, uint64(n.ID()), err)
 		return handle{}, statusServerFault
 	}
@@ -126,7 +126,7 @@ func walk(ctx context.Context, f fs.Folder, path string) (fs.Node, status) {
 			continue
 		}
 		if fs.CheckName(name) != nil {
-			return nil, statusInval
+			return nil, statusOf(fs.CheckName(name))
 		}
 		n, err := f.Lookup(ctx, name)
 		if err != nil {
@@ -140,14 +140,15 @@ func walk(ctx context.Context, f fs.Folder, path string) (fs.Node, status) {
 	return f, statusOK
 }
 
-// unmounted notes that a client has let go. That it is not written down is no reason to refuse: it is then still
-// listed after a restart.
-func (s *Server) unmounted(client netip.Addr, list ...*Export) {
+// unmounted notes that a client has let go of a path, or of all (""). That it is not written down is no reason to refuse:
+// it is then still listed after a restart.
+func (s *Server) unmounted(from netip.AddrPort, path string, list ...*Export) {
+	client := from.Addr()
 	for _, e := range list {
-		if e == nil || e.rule(client) == nil || !slices.Contains(e.Clients(), client) {
+		if e == nil || e.ruleFor(from) == nil || !slices.Contains(e.Clients(), client) {
 			continue
 		}
-		if err := e.Mounted(client, false); err != nil {
+		if err := e.Mounted(client, path, false); err != nil {
 			s.failures.log(s.log, "unmount", e.Path, 0, err)
 		}
 		s.log.Info("client unmounted", "client", client.String(), "export", e.Path)

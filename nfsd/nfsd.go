@@ -24,6 +24,7 @@ import (
 	"livemount/internal/clock"
 	"livemount/internal/errs"
 	"livemount/nfsd/oncrpc"
+	"livemount/nfsd/xdr"
 )
 
 // Numbers of the programs.
@@ -84,7 +85,7 @@ func New(o Options) (*Server, error) {
 			{Number: ProgramNFS, Low: version3, High: version3, Serve: s.serveNFS, Inline: answeredAtOnce},
 			{Number: ProgramMount, Low: version3, High: version3, Serve: s.serveMount},
 		},
-		Accept: s.Knows, MaxConnections: o.MaxConnections, MaxInFlight: o.MaxInFlight, Clock: o.Clock, Log: o.Log,
+		Accept: s.hears, MaxConnections: o.MaxConnections, MaxInFlight: o.MaxInFlight, Clock: o.Clock, Log: o.Log,
 		OnConnect: s.clients.connected, OnClose: s.clients.disconnected,
 	})
 	return s, err
@@ -100,7 +101,7 @@ func (s *Server) Put(e *Export) error {
 			return errs.New(errs.Exists, "NFS export %s belongs to another mount", e.Path)
 		}
 	}
-	e.allow(e.Rules)
+	e.begin()
 	next[e.ID] = e
 	s.exports.Store(&next)
 	return nil
@@ -135,10 +136,34 @@ func (s *Server) copyExports() map[uint64]*Export {
 
 func (s *Server) export(id uint64) *Export { return (*s.exports.Load())[id] }
 
-// Knows says whether an address may use any export. Others are not even listened to.
-func (s *Server) Knows(addr netip.Addr) bool {
+// contextOf is the context of a call: it ends when the export of its first handle does, or else with ctx. The handle is
+// checked later.
+func (s *Server) contextOf(ctx context.Context, args *xdr.Decoder) context.Context {
+	d := *args
+	b := d.Opaque(handleMax)
+	if len(b) != handleBytes {
+		return ctx
+	}
+	if ex := s.export(exportIn(b)); ex != nil {
+		return ex.ctx
+	}
+	return ctx
+}
+
+// Knows says whether an address may use any export.
+func (s *Server) Knows(client netip.AddrPort) bool {
 	for _, e := range *s.exports.Load() {
-		if e.rule(addr) != nil {
+		if e.rule(client.Addr()) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// hears says whether somebody may use any export. Others are not even listened to.
+func (s *Server) hears(client netip.AddrPort) bool {
+	for _, e := range *s.exports.Load() {
+		if e.ruleFor(client) != nil {
 			return true
 		}
 	}
@@ -146,7 +171,12 @@ func (s *Server) Knows(addr netip.Addr) bool {
 }
 
 // Close ends all connections, and returns when no call runs any more.
-func (s *Server) Close() { s.rpc.Close() }
+func (s *Server) Close() {
+	for _, e := range *s.exports.Load() {
+		e.cancel()
+	}
+	s.rpc.Close()
+}
 
 // answeredAtOnce says which procedures never wait for a disk.
 func answeredAtOnce(proc uint32) bool {
@@ -170,7 +200,10 @@ func (s *Server) serveNFS(ctx context.Context, c *oncrpc.Call) oncrpc.Status {
 		return oncrpc.ProcUnavail
 	}
 	r := request{s: s, Call: c}
-	status := p(&r, ctx)
+	if changes(c.Proc) && r.answeredBefore() {
+		return oncrpc.Success
+	}
+	status := p(&r, s.contextOf(ctx, &c.Args))
 	r.done()
 	if !c.Args.OK() {
 		return oncrpc.GarbageArgs

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"livemount/blockdev"
 	"livemount/internal/errs"
 	"livemount/nfsd"
 	"livemount/nfsd/oncrpc"
@@ -365,21 +367,41 @@ func TestRulesOfAnExport(t *testing.T) {
 		}
 	})
 	t.Run("ports of any user are refused", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: loopback}}})
+		secure, insecure := []nfsd.Rule{{Network: loopback}}, []nfsd.Rule{{Network: loopback, Insecure: true}}
+		w := start(t, options{rules: secure})
 		c := w.dial()
-		_, err := c.MountPath(t.Context(), "/web-1234")
-		wantStatus(t, err, nfsclient.Acces)
-		must(t, w.server.Put(&nfsd.Export{ID: 9, Path: "/insecure", Tree: w.ds, Rules: []nfsd.Rule{{Network: loopback, Insecure: true}},
-			Traffic: &nfsd.Traffic{}, Mounted: w.note, Clients: w.clients}))
-		h, err := c.MountPath(t.Context(), "/insecure")
-		must(t, err)
-		w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback, Insecure: true}})
+		if _, err := c.MountPath(t.Context(), "/web-1234"); err == nil {
+			t.Error("mounted from a port that any user can have")
+		}
+		w.server.SetRules(w.export, insecure)
+		c = w.dial()
 		root, _ := w.root(c)
-		w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback}})
-		_, err = c.Getattr(t.Context(), root)
+		w.server.SetRules(w.export, secure)
+		_, err := c.Getattr(t.Context(), root)
 		wantStatus(t, err, nfsclient.Acces)
-		_, err = c.Getattr(t.Context(), h)
+		_, err = c.MountPath(t.Context(), "/web-1234")
+		wantStatus(t, err, nfsclient.Acces)
+		_, err = c.Call(t.Context(), nfsclient.Mount, 3, 4, c.Cred, nil) // UMNTALL
 		must(t, err)
+		if len(w.clients()) != 1 {
+			t.Error("a client was forgotten, as any user of its machine wished")
+		}
+	})
+	t.Run("groups are squashed as well", func(t *testing.T) {
+		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true}}})
+		c, ctx := w.dial(), t.Context()
+		_, web := w.root(c)
+		h, _, err := c.Create(ctx, web, "f", 1, nfsclient.Set{Mode: 0o640, UID: -1, GID: -1, Size: -1})
+		must(t, err)
+		for _, cred := range []oncrpc.Cred{oncrpc.Sys("test", 5, 0), oncrpc.Sys("test", 5, 5, 7, 0)} {
+			c.Cred = cred
+			_, _, err = c.Read(ctx, h, 0, 10)
+			must(t, err)
+			w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback, Insecure: true, RootSquash: true, AnonUID: 65534, AnonGID: 65534}})
+			_, _, err = c.Read(ctx, h, 0, 10)
+			wantStatus(t, err, nfsclient.Acces)
+			w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback, Insecure: true}})
+		}
 	})
 	t.Run("read-only", func(t *testing.T) {
 		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true, ReadOnly: true}}})
@@ -516,4 +538,111 @@ func TestOldVersionsAndUnknownProceduresAreNamed(t *testing.T) {
 	if _, err := c.Call(context.Background(), nfsclient.NFS, 3, 0, c.Cred, nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestTheFirstAnswerWhateverCameBetween: a call that is sent again gets its answer, also when it would be refused now.
+func TestTheFirstAnswerWhateverCameBetween(t *testing.T) {
+	w := start(t, options{})
+	c, ctx := w.dial(), t.Context()
+	_, web := w.root(c)
+	dir, _, err := c.Mkdir(ctx, web, "d")
+	must(t, err)
+	must(t, c.Setattr(ctx, dir, nfsclient.Set{Mode: 0o777, UID: -1, GID: -1, Size: -1}))
+	user := w.dial()
+	user.Cred = oncrpc.Sys("test", 1000, 1000)
+	create := nfsclient.Encode(func(e *xdr.Encoder) {
+		nfsclient.Dirop(dir, "f")(e)
+		e.Uint32(1)
+		nfsclient.Nothing().Append(e)
+	})
+	first, err := user.CallXID(ctx, 7, nfsclient.NFS, 3, nfsclient.Create, user.Cred, create)
+	must(t, err)
+	_, err = nfsclient.Results(first)
+	must(t, err)
+	again := func(what string) {
+		t.Helper()
+		b, err := user.CallXID(ctx, 7, nfsclient.NFS, 3, nfsclient.Create, user.Cred, create)
+		if err != nil || !bytes.Equal(b, first) {
+			t.Errorf("%s: %x, %v, not %x", what, b, err, first)
+		}
+	}
+	must(t, c.Setattr(ctx, dir, nfsclient.Set{Mode: 0o555, UID: -1, GID: -1, Size: -1}))
+	again("no right to the folder")
+	must(t, c.Remove(ctx, dir, "f"))
+	must(t, c.Rmdir(ctx, web, "d"))
+	again("the folder is gone")
+	user.Cred = oncrpc.Sys("test", 1001, 1000)
+	b, err := user.CallXID(ctx, 7, nfsclient.NFS, 3, nfsclient.Create, user.Cred, create)
+	must(t, err)
+	_, err = nfsclient.Results(b)
+	wantStatus(t, err, nfsclient.Stale) // another user's call is another call
+}
+
+func TestBitsThatLetAFileRunAsAnother(t *testing.T) {
+	w := start(t, options{})
+	c, ctx := w.dial(), t.Context()
+	_, web := w.root(c)
+	mode := func(h []byte) uint32 {
+		t.Helper()
+		a, err := c.Getattr(ctx, h)
+		must(t, err)
+		return a.Mode
+	}
+	dir, _, err := c.Mkdir(ctx, web, "d")
+	must(t, err)
+	must(t, c.Setattr(ctx, dir, nfsclient.Set{Mode: 0o2777, UID: -1, GID: 50, Size: -1}))
+	user := w.dial()
+	user.Cred = oncrpc.Sys("test", 1000, 1000)
+	for _, change := range []func(h []byte) error{
+		func(h []byte) error { _, _, err := user.Write(ctx, h, 0, []byte("x"), nfsclient.Unstable); return err },
+		func(h []byte) error { return user.Setattr(ctx, h, nfsclient.Set{Mode: -1, UID: -1, GID: -1, Size: 0}) },
+		func(h []byte) error { return c.Setattr(ctx, h, nfsclient.Set{Mode: -1, UID: 7, GID: -1, Size: -1}) },
+	} {
+		h, _, err := c.Create(ctx, dir, "f", 0, nfsclient.Set{Mode: 0o6777, UID: 0, GID: -1, Size: -1})
+		must(t, err)
+		must(t, c.Setattr(ctx, h, nfsclient.Set{Mode: 0o6777, UID: 0, GID: -1, Size: -1}))
+		must(t, change(h))
+		if m := mode(h); m != 0o777 {
+			t.Errorf("mode %o is left", m)
+		}
+	}
+	h, a, err := user.Create(ctx, dir, "mine", 1, nfsclient.Set{Mode: 0o2755, UID: -1, GID: -1, Size: -1})
+	must(t, err)
+	if a.Mode != 0o755 || a.GID != 50 {
+		t.Errorf("made with mode %o of group %d", a.Mode, a.GID)
+	}
+	must(t, user.Setattr(ctx, h, nfsclient.Set{Mode: 0o2777, UID: -1, GID: -1, Size: -1}))
+	if m := mode(h); m != 0o777 {
+		t.Errorf("set to mode %o", m)
+	}
+	if _, a, err = user.Mkdir(ctx, dir, "sub"); err != nil || a.Mode != 0o2755 || a.GID != 50 {
+		t.Errorf("a folder in a folder with the setgid bit: %+v, %v", a, err)
+	}
+}
+
+// TestWithdrawnUnderSlowReaders: an export ends at once, though clients take no answers and hold all buffers.
+func TestWithdrawnUnderSlowReaders(t *testing.T) {
+	w := start(t, options{disk: blockdev.NewMem(8 << 20)})
+	c, ctx := w.dial(), t.Context()
+	_, web := w.root(c)
+	h, _, err := c.Lookup(ctx, web, "sda-flat.vmdk")
+	must(t, err)
+	for range 6 {
+		raw, err := net.Dial("tcp", w.addr)
+		must(t, err)
+		t.Cleanup(func() { raw.Close() })
+		for range 120 {
+			_, err := raw.Write(readCall(h))
+			must(t, err)
+		}
+	}
+	_, err = c.Getattr(ctx, h)
+	must(t, err)
+	began := time.Now()
+	w.server.Withdraw(exportID)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	_, err = c.Getattr(ctx, h)
+	wantStatus(t, err, nfsclient.Stale)
 }

@@ -65,6 +65,38 @@ func (r *request) callKey(args []byte) (key fs.CallKey) {
 	return key
 }
 
+// changes says which procedures must not be carried out twice.
+func changes(proc uint32) bool {
+	switch proc {
+	case procSetattr, procCreate, procMkdir, procSymlink, procRemove, procRmdir, procRename, procLink:
+		return true
+	}
+	return false
+}
+
+// answeredBefore answers a change that was made before, whatever has come in between: whoever asks again asks for that
+// answer, and not for what would be said now. It leaves the request as it is otherwise.
+func (r *request) answeredBefore() bool {
+	args := r.allArgs()
+	d := xdr.NewDecoder(args)
+	h, ok := r.s.decodeHandle(d.Opaque(handleMax))
+	if !ok {
+		return false
+	}
+	ex := r.s.export(h.export)
+	if ex == nil || ex.Tree == nil || ex.ruleFor(r.Client) == nil || !ex.enter(r.Client.Addr(), r.s.clock.Now()) {
+		return false
+	}
+	defer ex.calls.Done()
+	b, ok := ex.Tree.Reply(r.callKey(args))
+	// It was synced before it was sent, but perhaps not before the daemon was killed.
+	if !ok || ex.Tree.Sync(ex.ctx) != nil {
+		return false
+	}
+	r.Out.B = append(r.Out.B, b...)
+	return true
+}
+
 // changer makes a change, with the call that its answer is logged under, and encodes its answer.
 type changer struct {
 	do     func(*fs.Call) (fs.Outcome, error)
@@ -75,17 +107,13 @@ type changer struct {
 func (r *request) once(ctx context.Context, args []byte, c changer) oncrpc.Status {
 	key := r.callKey(args)
 	for {
-		if b, ok := r.ex.Tree.Reply(key); ok {
-			// It was synced before it was sent, but perhaps not before the daemon was killed.
-			if err := r.ex.Tree.Sync(ctx); err != nil {
-				return oncrpc.Drop
-			}
-			r.Out.B = append(r.Out.B, b...)
-			return oncrpc.Success
-		}
 		own, first := r.s.running.begin(key)
 		if first {
-			own.answer = r.make(ctx, key, c)
+			b, ok := r.ex.Tree.Reply(key) // it may have been made since answeredBefore
+			if !ok {
+				b = r.make(ctx, key, c)
+			}
+			own.answer = b
 			r.s.running.end(key, own)
 			r.Out.B = append(r.Out.B, own.answer...)
 			return oncrpc.Success

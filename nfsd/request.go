@@ -122,16 +122,20 @@ func (r *request) handle() (handle, status) {
 
 // enter makes the call one of the handle's export.
 func (r *request) enter(h handle) status {
-	ex := r.s.export(h.export)
-	if ex == nil || !ex.enter() {
+	ex, now := r.s.export(h.export), r.s.clock.Now()
+	if ex == nil {
 		return statusStale
 	}
-	r.ex = ex
-	ex.Traffic.Calls.Add(1)
-	if r.rule = ex.ruleFor(r.Client); r.rule == nil {
+	rule := ex.ruleFor(r.Client)
+	if rule == nil {
 		return statusAcces
 	}
-	r.s.clients.heard(r.Client.Addr(), r.s.clock.Now())
+	if !ex.enter(r.Client.Addr(), now) {
+		return statusStale
+	}
+	r.ex, r.rule = ex, rule
+	ex.Traffic.Calls.Add(1)
+	r.s.clients.heard(r.Client.Addr(), now)
 	if ex.Tree == nil {
 		return statusJukebox
 	}
@@ -147,6 +151,17 @@ func (r *request) squash() {
 		return
 	}
 	r.cred = credentials{uid: r.Cred.UID, gid: r.Cred.GID, groups: r.Cred.Groups()}
+	if !r.rule.RootSquash {
+		return
+	}
+	if r.cred.gid == 0 {
+		r.cred.gid = r.rule.AnonGID
+	}
+	for i, g := range r.cred.groups { // they are the call's own
+		if g == 0 {
+			r.cred.groups[i] = r.rule.AnonGID
+		}
+	}
 }
 
 // node finds the node of the handle that comes next in the arguments.

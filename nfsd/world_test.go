@@ -103,7 +103,7 @@ func (w *world) crash(o options) {
 	w.run(o)
 }
 
-func (w *world) note(c netip.Addr, mounted bool) error {
+func (w *world) note(c netip.Addr, _ string, mounted bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mounted = slices.DeleteFunc(w.mounted, func(a netip.Addr) bool { return a == c })

@@ -91,8 +91,8 @@ func (c *Config) setDefaults() error {
 	if _, _, err := splitListen(c.NFSListen); err != nil {
 		return err
 	}
-	if c.NFSMountPort < 0 || c.NFSMountPort > 65535 {
-		return errs.New(errs.Invalid, "NFS mount port %d is not a port", c.NFSMountPort)
+	if c.NFSMountPort < 0 || c.NFSMountPort > 65535 || c.NFSConnections < 0 || c.NFSInFlight < 0 {
+		return errs.New(errs.Invalid, "NFS mount port %d, %d connections, %d calls in flight", c.NFSMountPort, c.NFSConnections, c.NFSInFlight)
 	}
 	if _, err := c.defaultRules(); err != nil {
 		return err

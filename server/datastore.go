@@ -146,7 +146,10 @@ func (m *mount) vmx(ctx context.Context, machine vmfiles.Machine) (*vmfiles.VMX,
 	if strings.HasSuffix(strings.ToLower(name), ".vmx") {
 		v, err := vmfiles.ParseVMX(config)
 		if err == nil {
-			return v, vmfiles.Adjust(v, machine), nil
+			if _, ok := v.Get("config.version"); ok {
+				return v, vmfiles.Adjust(v, machine), nil
+			}
+			err = errs.New(errs.Invalid, "it has no config.version")
 		}
 		notes = append(notes, fmt.Sprintf("the captured %s is not used: %v", name, err))
 	} else if strings.HasSuffix(strings.ToLower(name), ".xml") {

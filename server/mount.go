@@ -102,7 +102,9 @@ func (m *mount) openBases(ctx context.Context) ([]overlay.Node, error) {
 		nodes = append(nodes, overlay.Node{ID: d.Node, Base: m.metered(i), Size: base.Size(), Grows: true})
 	}
 	if m.rec.Kind != kindBrowse {
-		m.datastore = datastore.New(datastore.Options{Clock: m.s.clock, Space: m.space})
+		m.datastore = datastore.New(datastore.Options{Clock: m.s.clock, Space: m.space, Bad: func(id fs.NodeID, err error) {
+			m.damage.add("mount %s: file %d: %v", m.rec.ID, id, err)
+		}})
 	}
 	return nodes, nil
 }
@@ -234,7 +236,9 @@ func (m *mount) ended(f *fusefs.Server) {
 	m.fuse = nil
 	if m.export != nil {
 		m.s.log.Info("mount was unmounted from outside, served through NFS", "mount", m.rec.ID.String(), "path", m.rec.Path)
-		m.rec.Path, m.rec.MadeDir = "", false
+		m.s.mu.Lock() // others look for what is at a path under it
+		m.rec.Path, m.rec.MadeDir, m.rec.Datastore = "", false, false
+		m.s.mu.Unlock()
 		if err := m.setState(stateMounted); err != nil {
 			m.s.log.Error("mount was not recorded", "mount", m.rec.ID.String(), "err", err)
 		}
@@ -337,9 +341,11 @@ func (m *mount) view() api.Mount {
 	}
 	if m.log != nil {
 		st := m.log.Stats()
-		v.OverlayBytes, v.WrittenBytes, v.Modified = st.LogBytes, m.rec.written(st), m.rec.modified(st)
+		v.OverlayBytes, v.WrittenBytes, v.Modified = st.LogBytes+st.CheckpointSize, m.rec.written(st), m.rec.modified(st)
 		if err := m.log.Err(); err != nil {
 			v.State, v.Reason = "failed", err.Error()
+		} else if err := m.log.CleanErr(); err != nil {
+			v.Reason = err.Error()
 		}
 	}
 	return v

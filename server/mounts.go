@@ -170,6 +170,7 @@ func (s *Server) unmount(ctx context.Context, m *mount, req *api.UnmountRequest)
 	if err := m.leave(ctx, req.Force); err != nil {
 		return err
 	}
+	m.nfs.forget(m)
 	if err := m.release(); err != nil && req.Keep {
 		return err
 	}
@@ -283,10 +284,23 @@ func (s *Server) restoreMounts(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.nfs.allThere(); err != nil {
-		s.addDamage(fmt.Errorf("mounts are not served through NFS: %w", err))
-	}
+	s.checkKey()
+	s.nfs.allThere()
 	return nil
+}
+
+// checkKey tells when mounts were exported under a key that is lost: their clients must mount again.
+func (s *Server) checkKey() {
+	s.mu.Lock()
+	lost := false
+	for _, m := range s.mounts {
+		lost = lost || s.nfs.newKey && m.rec.NFS
+	}
+	s.mu.Unlock()
+	if lost {
+		s.addDamage(errs.New(errs.Corrupt, "the key of NFS handles (%s, nfs.key2) was lost; there is a new one: clients must mount again",
+			filepath.Join(s.config.Data, "nfs.key")))
+	}
 }
 
 // restoreDir restores the mount in one folder. It removes nothing that somebody may have written to.
@@ -346,6 +360,9 @@ func (s *Server) knownDamage() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := append([]string(nil), s.damage...)
+	if err := s.nfs.problem(); err != nil {
+		list = append(list, "mounts are not served through NFS as they should be: "+err.Error())
+	}
 	for _, m := range s.mounts {
 		list = append(list, m.damage.get()...)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"livemount/internal/clock"
 	"livemount/internal/errs"
@@ -26,23 +28,28 @@ type nfsService struct {
 	ctx    context.Context
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
+	newKey bool // handles of before are bad
 
+	mapping    sync.Mutex        // one attempt to tell a portmapper at a time; taken before mu
 	mu         sync.Mutex        // guards the fields below
 	holding    bool              // not all exports are there yet
 	wanted     bool              // somebody wanted to listen meanwhile
 	port       int               // where NFS listens; 0 while it does not
 	mount      int               // and where MOUNT does
 	registered []portmap.Mapping // with rpcbind
-	standard   bool              // a portmapper tells the ports
+	trying     bool              // what failed is being tried again
+	failure    error             // why nobody listens
+	unmapped   error             // why no portmapper tells the ports, though it should
+	mapped     bool              // a portmapper tells the ports
 }
 
 // openNFS makes the server. Its key is made once: handles are good for as long as the store.
 func openNFS(c *Config, clk clock.Clock, log *slog.Logger) (*nfsService, error) {
-	key, err := loadKey(filepath.Join(c.Data, "nfs.key"))
+	n := &nfsService{config: c, log: log, holding: true}
+	key, err := n.loadKey()
 	if err != nil {
 		return nil, err
 	}
-	n := &nfsService{config: c, log: log, holding: true}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.Server, err = nfsd.New(nfsd.Options{
 		Key: key, MaxConnections: c.NFSConnections, MaxInFlight: c.NFSInFlight, Clock: clk, Log: log,
@@ -50,54 +57,137 @@ func openNFS(c *Config, clk clock.Clock, log *slog.Logger) (*nfsService, error) 
 	return n, err
 }
 
-func loadKey(path string) (key [32]byte, err error) {
-	b, err := vfs.ReadChecked(vfs.OS{}, path, 1<<10)
-	if errs.Is(err, errs.NotFound) {
-		if _, err := rand.Read(key[:]); err != nil {
+// loadKey reads the key, of which there are two copies, or makes a new one.
+func (n *nfsService) loadKey() (key [32]byte, err error) {
+	names := []string{filepath.Join(n.config.Data, "nfs.key"), filepath.Join(n.config.Data, "nfs.key2")}
+	var found []byte
+	for _, name := range names {
+		b, err := vfs.ReadChecked(vfs.OS{}, name, 1<<10)
+		if err == nil && len(b) == len(key) && found == nil {
+			found = b
+		} else if err != nil && !errs.Is(err, errs.NotFound) {
+			n.log.Warn("a copy of the key of NFS handles is bad", "file", name, "err", err)
+		}
+	}
+	if n.newKey = found == nil; n.newKey {
+		found = key[:]
+		if _, err := rand.Read(found); err != nil {
 			return key, err
 		}
-		return key, vfs.WriteChecked(vfs.OS{}, path, key[:])
 	}
-	if err == nil && len(b) != len(key) {
-		err = errs.New(errs.Corrupt, "%s: %d bytes", path, len(b))
+	for _, name := range names {
+		if b, err := vfs.ReadChecked(vfs.OS{}, name, 1<<10); err != nil || !bytes.Equal(b, found) {
+			if err := vfs.WriteChecked(vfs.OS{}, name, found); err != nil {
+				return key, err
+			}
+		}
 	}
-	if err != nil {
-		return key, errs.WithTry(err, "remove %s: NFS clients must mount again then", path)
-	}
-	copy(key[:], b)
+	copy(key[:], found)
 	return key, nil
 }
 
 // allThere is called when all mounts of an earlier run are exported. Before, nobody listens: a client whose export is
 // not there yet would be told that it is gone.
-func (n *nfsService) allThere() error {
+func (n *nfsService) allThere() {
 	n.mu.Lock()
 	n.holding = false
 	wanted := n.wanted
 	n.mu.Unlock()
-	if wanted {
-		return n.listen()
+	if !wanted {
+		return
+	}
+	if err := n.listen(); err != nil {
+		n.log.Error("NFS is not served yet", "err", err)
+		n.tryAgain()
+	}
+}
+
+// listen opens the ports, unless they are open, and lets clients find them. That the latter fails is no error: clients
+// that know the ports can go on, and it is tried again.
+func (n *nfsService) listen() error {
+	if listening, err := n.listening(); err != nil || !listening {
+		return err
+	}
+	if !n.config.NFSPortmap {
+		return nil
+	}
+	n.mapping.Lock()
+	defer n.mapping.Unlock()
+	if n.told() {
+		return nil
+	}
+	err := n.portmap()
+	n.mu.Lock()
+	n.mapped, n.unmapped = err == nil, err
+	n.mu.Unlock()
+	if err != nil {
+		n.log.Error("clients cannot find the ports of NFS yet", "err", err)
+		n.tryAgain()
 	}
 	return nil
 }
 
-// listen opens the ports, unless they are open.
-func (n *nfsService) listen() error {
+// told says that a portmapper tells the ports.
+func (n *nfsService) told() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mapped
+}
+
+// listening opens the ports, unless they are open or it is too early.
+func (n *nfsService) listening() (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.wanted = true
-	if n.port != 0 || n.holding {
-		return nil
+	if n.holding || n.port != 0 {
+		return !n.holding, nil
 	}
 	ctx, cancel := context.WithCancel(n.ctx)
-	err := n.open(ctx)
-	if err != nil {
+	if n.failure = n.open(ctx); n.failure != nil {
 		cancel() // what was opened is closed, so that it can be tried again
-		return err
+		return false, n.failure
 	}
-	n.log.Info("serving NFS", "address", n.config.NFSListen, "port", n.port, "mount_port", n.mount, "portmap", n.config.NFSPortmap)
 	context.AfterFunc(n.ctx, cancel)
-	return nil
+	n.log.Info("serving NFS", "address", n.config.NFSListen, "port", n.port, "mount_port", n.mount)
+	return true, nil
+}
+
+// retryEvery is how long it takes until what failed is tried again.
+const retryEvery = 5 * time.Second
+
+// tryAgain does what failed as soon as it can be done: an address may not be up yet, or a port still be taken.
+func (n *nfsService) tryAgain() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.trying || n.ctx.Err() != nil {
+		return
+	}
+	n.trying = true
+	n.wg.Go(func() {
+		for n.problem() != nil && n.ctx.Err() == nil {
+			pause(n.ctx, retryEvery)
+			_ = n.listen() // problem tells
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.trying = false
+	})
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// problem says why NFS, or its portmapper, is not served though it should be.
+func (n *nfsService) problem() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.failure != nil {
+		return n.failure
+	}
+	return n.unmapped
 }
 
 // open opens the ports until ctx ends. The caller holds mu.
@@ -119,12 +209,6 @@ func (n *nfsService) open(ctx context.Context) error {
 	}
 	if err != nil {
 		return errs.WithTry(err, "livemountd --nfs-mount-port PORT")
-	}
-	if n.config.NFSPortmap {
-		if err := n.portmap(ctx, host, nfs, mount); err != nil {
-			return err
-		}
-		n.standard = nfs == 2049
 	}
 	n.port, n.mount = nfs, mount
 	return nil
@@ -169,7 +253,7 @@ func (n *nfsService) ended(err error) {
 func (n *nfsService) where() (port, mount int, standard bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.port, n.mount, n.standard
+	return n.port, n.mount, n.mapped && n.port == 2049
 }
 
 // close ends all connections. Clients wait for the next start.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -30,6 +31,9 @@ func (r *mountRecord) place(at *api.Place) error {
 	if err != nil {
 		return err
 	}
+	if len(rules) > rulesMax {
+		return errs.New(errs.Invalid, "%d rules, more than %d", len(rules), rulesMax)
+	}
 	r.Datastore, r.NFS, r.Allow = at.Datastore, at.NFS, nil
 	if len(rules) > 0 {
 		r.Allow = ruleTexts(rules)
@@ -44,22 +48,28 @@ func (m *mount) exportPath() string {
 
 // newExport describes the mount to the NFS server.
 func (m *mount) newExport() (*nfsd.Export, error) {
-	rules, err := parseRules(m.rec.Allow)
-	if err == nil && len(rules) == 0 {
-		rules, err = m.s.config.defaultRules()
-	}
+	rules, err := m.rules()
 	if err != nil {
 		return nil, err
 	}
 	e := &nfsd.Export{
 		ID: uint64(m.rec.ID), Path: m.exportPath(), Rules: rules, Traffic: &nfsd.Traffic{},
-		Mounted: func(c netip.Addr, mounted bool) error { return m.nfs.note(m, c, mounted) },
+		Mounted: func(c netip.Addr, path string, mounted bool) error { return m.nfs.note(m, c, path, mounted) },
 		Clients: m.nfs.addresses,
 	}
 	if m.datastore != nil {
 		e.Tree = m.datastore
 	}
 	return e, nil
+}
+
+// rules are those of the mount, or the daemon's.
+func (m *mount) rules() ([]nfsd.Rule, error) {
+	rules, err := parseRules(m.rec.Allow)
+	if err == nil && len(rules) == 0 {
+		rules, err = m.s.config.defaultRules()
+	}
+	return rules, err
 }
 
 // exportNFS serves the datastore through NFS.
@@ -104,28 +114,44 @@ func (s *Server) holdUnknown(name string) {
 	}
 	if err == nil {
 		err = s.nfs.Put(&nfsd.Export{ID: uint64(id), Path: "/unavailable-" + name, Rules: rules, Traffic: &nfsd.Traffic{},
-			Clients: func() []netip.Addr { return nil }, Mounted: func(netip.Addr, bool) error { return nil }})
+			Clients: func() []netip.Addr { return nil }, Mounted: func(netip.Addr, string, bool) error { return nil }})
 	}
 	if err != nil {
 		s.log.Warn("clients of a mount with a bad record are not held", "mount", name, "err", err)
 	}
 }
 
-// withdraw ends the export, if there is one; its clients are forgotten.
+// withdraw ends the export, if there is one.
 func (m *mount) withdraw() {
-	if !m.rec.NFS || m.s.stopping() {
-		m.export = nil
-		return
+	if m.rec.NFS && !m.s.stopping() {
+		m.s.nfs.Withdraw(uint64(m.rec.ID))
 	}
-	m.s.nfs.Withdraw(uint64(m.rec.ID))
 	m.export = nil
-	m.nfs.forget(m)
+}
+
+// callersFor is how long ago a client that is connected must have called, to count as one that has it mounted. Clients
+// that mounted count without that: this is for those whose mounting is not known, or was taken back by another on
+// their machine.
+const callersFor = time.Minute
+
+// inUse are the clients that have the datastore mounted.
+func (m *mount) inUse() []netip.Addr {
+	list := m.nfs.addresses()
+	if m.export == nil {
+		return list
+	}
+	for _, a := range m.export.Callers(m.s.clock.Now().Add(-callersFor)) {
+		if !slices.Contains(list, a) && m.s.nfs.Client(a).Connections > 0 {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // mustHaveNoClients is Busy while clients have the datastore mounted.
 func (m *mount) mustHaveNoClients() error {
-	list := m.nfs.addresses()
-	if m.export == nil || len(list) == 0 {
+	list := m.inUse()
+	if len(list) == 0 {
 		return nil
 	}
 	var names []string
@@ -148,15 +174,18 @@ func (n *nfsService) lastHeard(a netip.Addr) string {
 	}
 }
 
-// nfsClients are those that mounted and did not say that they unmounted. They are written down, because a client does
-// not mount again when the daemon starts again.
+// nfsClients are those that mounted and did not say that they unmounted: by address and path, because a host may have
+// several mounts. They are written down, because a client does not mount again when the daemon starts again.
 type nfsClients struct {
 	mu   sync.Mutex // guards list, and is held while it is written
-	list map[netip.Addr]time.Time
+	list map[netip.Addr]map[string]time.Time
 }
 
-// clientsMax bounds the clients of a mount.
-const clientsMax = 10000
+// clientsMax bounds the clients of a mount, pathsMax what one has mounted of it.
+const (
+	clientsMax = 10000
+	pathsMax   = 100
+)
 
 func clientsFile(m *mount) string { return filepath.Join(m.dir, "clients") }
 
@@ -164,7 +193,7 @@ func clientsFile(m *mount) string { return filepath.Join(m.dir, "clients") }
 func (c *nfsClients) load(m *mount) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, err := vfs.ReadChecked(vfs.OS{}, clientsFile(m), 4<<20)
+	b, err := vfs.ReadChecked(vfs.OS{}, clientsFile(m), 64<<20)
 	if errs.Is(err, errs.NotFound) {
 		return
 	}
@@ -177,24 +206,32 @@ func (c *nfsClients) load(m *mount) {
 	}
 }
 
-// note writes down that a client mounted or unmounted.
-func (c *nfsClients) note(m *mount, client netip.Addr, mounted bool) error {
+// note writes down that a client mounted a path, or unmounted it; "" is all of its paths.
+func (c *nfsClients) note(m *mount, client netip.Addr, path string, mounted bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, there := c.list[client]
-	if there == mounted {
+	paths := maps.Clone(c.list[client])
+	if _, there := paths[path]; there && mounted || !mounted && len(paths) == 0 {
 		return nil
 	}
-	if len(c.list) >= clientsMax && mounted {
-		return errs.New(errs.Busy, "%d clients have mounted, the most there may be", clientsMax)
+	switch {
+	case mounted && len(paths) == 0 && len(c.list) >= clientsMax, mounted && len(paths) >= pathsMax:
+		return errs.New(errs.Busy, "%d clients have mounted, or one %d paths: the most there may be", clientsMax, pathsMax)
+	case mounted && paths == nil:
+		paths = map[string]time.Time{path: m.s.clock.Now().UTC()}
+	case mounted:
+		paths[path] = m.s.clock.Now().UTC()
+	case path == "":
+		clear(paths)
+	default:
+		delete(paths, path)
 	}
-	next := map[netip.Addr]time.Time{}
-	for a, t := range c.list {
-		next[a] = t
+	next := maps.Clone(c.list)
+	if next == nil {
+		next = map[netip.Addr]map[string]time.Time{}
 	}
-	delete(next, client)
-	if mounted {
-		next[client] = m.s.clock.Now().UTC()
+	if next[client] = paths; len(paths) == 0 {
+		delete(next, client)
 	}
 	b, err := json.Marshal(next)
 	if err == nil {
@@ -219,18 +256,19 @@ func (c *nfsClients) forget(m *mount) {
 func (c *nfsClients) addresses() []netip.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var list []netip.Addr
-	for a := range c.list {
-		list = append(list, a)
-	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return list
+	return slices.SortedFunc(maps.Keys(c.list), netip.Addr.Compare)
 }
 
-func (c *nfsClients) since(a netip.Addr) time.Time {
+// since is when a client mounted the path that it has longest.
+func (c *nfsClients) since(a netip.Addr) (first time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.list[a]
+	for _, at := range c.list[a] {
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return first
 }
 
 // diskPath is where a disk is below the folder of the mount; "" when there is none.
@@ -255,6 +293,9 @@ func (m *mount) viewNFS(v *api.Mount) {
 		return
 	}
 	port, mountPort, portmap := m.s.nfs.where()
+	if problem := m.s.nfs.problem(); problem != nil && v.Reason == "" {
+		v.Reason = problem.Error()
+	}
 	n := &api.MountNFS{
 		Server: m.s.nfs.host(), Export: m.export.Path, Port: port, MountPort: mountPort, Portmap: portmap,
 		Allow: ruleTexts(m.export.Rules), Clients: []api.NFSClient{},
@@ -264,7 +305,10 @@ func (m *mount) viewNFS(v *api.Mount) {
 		st := m.s.nfs.Client(a)
 		n.Clients = append(n.Clients, api.NFSClient{Address: a.String(), Mounted: m.nfs.since(a), Seen: st.Seen, Connections: st.Connections})
 	}
-	v.NFS, v.NFSURL = n, n.URL("")
+	if v.NFS = n; port == 0 { // nobody listens
+		return
+	}
+	v.NFSURL = n.URL("")
 	for i := range m.rec.Disks {
 		if path := m.datastore.PathOf(fs.NodeID(m.rec.Disks[i].Node)); path != "" {
 			v.Disks[i].NFSURL = n.URL("/" + path)
@@ -312,6 +356,9 @@ func (m *mount) changeRules(req *api.ExportsRequest) error {
 			return err
 		}
 		rules = putRule(rules, rule)
+	}
+	if len(rules) > rulesMax {
+		return errs.New(errs.Invalid, "%d rules, more than %d", len(rules), rulesMax)
 	}
 	if len(rules) == 0 {
 		return errs.WithTry(errs.New(errs.Invalid, "nobody could mount %s any more", m.rec.ID), "mountctl unmount %s", m.rec.ID)

@@ -25,22 +25,29 @@ func mappings(nfs, mount int) []portmap.Mapping {
 }
 
 // registerTimeout bounds what rpcbind may take.
-const registerTimeout = 10 * time.Second
+const registerTimeout = 3 * time.Second
 
 // portmap lets clients find the ports: it serves a portmapper on port 111, or, when that is taken, registers with the
-// rpcbind that has it. The caller holds mu.
-func (n *nfsService) portmap(ctx context.Context, host string, nfs, mount int) error {
-	list := mappings(nfs, mount)
-	err := n.servePortmap(ctx, host, list)
+// rpcbind that has it. The caller holds mapping.
+func (n *nfsService) portmap() error {
+	host, _, err := splitListen(n.config.NFSListen)
+	if err != nil {
+		return err
+	}
+	port, mount, _ := n.where()
+	list := mappings(port, mount)
+	err = n.servePortmap(n.ctx, host, list)
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return errs.WithTry(err, "livemountd without --nfs-portmap; clients are then told the ports (mountctl mounts shows them)")
 	}
-	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
+	ctx, cancel := context.WithTimeout(n.ctx, registerTimeout)
 	defer cancel()
 	if err := portmap.Register(ctx, portmap.Local, list); err != nil {
 		return errs.WithTry(errs.New(errs.KindOf(err), "port %d is taken, and who has it did not take our ports: %w", portmap.Port, err),
 			"livemountd without --nfs-portmap, or rpcbind on port 111 of this machine")
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.registered = list
 	return nil
 }

@@ -29,9 +29,6 @@ func parseRules(list []string) ([]nfsd.Rule, error) {
 		}
 		rules = putRule(rules, r)
 	}
-	if len(rules) > rulesMax {
-		return nil, errs.New(errs.Invalid, "%d rules, more than %d", len(rules), rulesMax)
-	}
 	return rules, nil
 }
 
@@ -69,6 +66,9 @@ func parseNetwork(text string) (netip.Prefix, error) {
 		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
 	}
 	p, err := netip.ParsePrefix(text)
+	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
 	if err != nil {
 		return p, errs.WithTry(errs.New(errs.Invalid, "%q is neither an address nor a network", text), "10.1.2.3 or 10.1.0.0/16")
 	}

@@ -24,8 +24,9 @@ type cleaner struct {
 
 	number uint64 // of the newest checkpoint; guarded by busy
 
-	running atomic.Bool // the background is cleaning up
-	paceMu  sync.Mutex  // guards stepped
+	failure atomic.Pointer[error] // what the last clean-up in the background ended with
+	running atomic.Bool           // the background is cleaning up
+	paceMu  sync.Mutex            // guards stepped
 	stepped chan struct{}
 }
 
@@ -37,6 +38,15 @@ const replaySegments = 16
 
 func (c *cleaner) init() {
 	c.busy, c.wake, c.stepped = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+}
+
+// CleanErr is why the last clean-up in the background failed, or nil: space does not come back then. That the disk was
+// full is none: it goes on by itself.
+func (l *Log) CleanErr() error {
+	if err := l.cleaner.failure.Load(); err != nil && *err != nil && !errs.Is(*err, errs.NoSpace) {
+		return errs.New(errs.KindOf(*err), "space of what was overwritten does not come back: %w", *err)
+	}
+	return nil
 }
 
 // background starts the goroutine that cleans up; Close stops it.
@@ -65,6 +75,9 @@ func (l *Log) cleanLoop(ctx context.Context) {
 		case <-l.cleaner.wake:
 		}
 		err := l.cleanInBackground(ctx)
+		if ctx.Err() == nil {
+			l.cleaner.failure.Store(&err)
+		}
 		if err != nil && ctx.Err() == nil {
 			l.cleaner.notBefore.Store(l.opts.Clock.Now().Add(retryAfter).UnixNano())
 			l.opts.Log.Warn("overlay clean-up failed", "folder", l.opts.Dir, "error", err)

@@ -40,13 +40,13 @@ func (s *Store) changeInOrder(ctx context.Context, c *fs.Call, fill func(p *plan
 	}
 	refused := fill(p)
 	if refused != nil {
-		p.effects, p.size, p.removed, p.freeing = nil, nil, nil, true // the record is small
+		p.effects, p.size, p.removed, p.freeing = nil, nil, nil, false
 		p.out.Dir.After, p.out.Other.After = fs.Attr{}, fs.Attr{}
 	}
 	if c != nil {
 		answer := c.Reply(&p.out, refused)
 		if len(answer) <= fs.MaxReplyBytes {
-			p.effects = append(p.effects, effect{kind: effectReply, key: c.Key, reply: answer})
+			p.effects = append(p.effects, effect{kind: replyKind(refused), key: c.Key, reply: answer})
 		}
 	}
 	if err := s.write(ctx, p); err != nil && refused == nil {
@@ -54,6 +54,13 @@ func (s *Store) changeInOrder(ctx context.Context, c *fs.Call, fill func(p *plan
 		return p, err
 	}
 	return p, refused
+}
+
+func replyKind(refused error) effectKind {
+	if refused != nil {
+		return effectRefused
+	}
+	return effectReply
 }
 
 // commit logs effects and carries them out.
@@ -107,6 +114,9 @@ func (s *Store) forget(ctx context.Context, in *inode) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.nodes[in.id] == in {
+		s.bytes -= nodeBytes + int64(len(in.target))
+	}
 	delete(s.nodes, in.id)
 	delete(s.orphans, in.id)
 	return nil

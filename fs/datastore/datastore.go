@@ -13,6 +13,8 @@ package datastore
 import (
 	"context"
 	iofs "io/fs"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,10 +51,17 @@ type Options struct {
 	Space func(context.Context) (vfs.Space, error)
 	// MaxNodes bounds the nodes; default 1,000,000.
 	MaxNodes int
+	// Bad is told of a file whose stored bytes are bad, but for disks; nil is nobody.
+	Bad func(id fs.NodeID, err error)
 }
 
 const (
 	maxNodesDefault = 1_000_000
+	// namesMax bounds what all names and attributes take: a snapshot of them is made while writers wait, and has a bound
+	// of its own.
+	namesMax   = 128 << 20
+	nodeBytes  = 72 // of a node in a snapshot, and of an entry, at most, beside their texts
+	entryBytes = 32
 	// firstID of the nodes that are made here. Below are those of disks.
 	firstID = 1 << 16
 )
@@ -62,25 +71,28 @@ type Store struct {
 	clock    clock.Clock
 	space    func(context.Context) (vfs.Space, error)
 	maxNodes int
+	bad      func(fs.NodeID, error)   // nil is nobody
 	log      Log                      // nil when read-only
 	disks    map[fs.NodeID]diskSource // set by Start
 	shut     bool                     // guarded by ops: Close was called
 
 	ops sync.Mutex // one change of names or attributes at a time; taken before the log's locks and mu
 
-	mu      sync.RWMutex // guards the fields below, and all of inodes that is not said to be else
-	nodes   map[fs.NodeID]*inode
-	orphans map[fs.NodeID]*inode // that have no name any more
-	root    *inode
-	nextID  fs.NodeID
-	cookie  fs.Cookie // the last that was used
-	laid    bool
-	replies replies
+	mu       sync.RWMutex // guards the fields below, and all of inodes that is not said to be else
+	nodes    map[fs.NodeID]*inode
+	orphans  map[fs.NodeID]*inode // that have no name any more
+	root     *inode
+	nextID   fs.NodeID
+	cookie   fs.Cookie // the last that was used
+	laid     bool
+	replies  replies
+	refusals replies
+	bytes    int64 // that names, targets and attributes take in a snapshot, at most
 }
 
 // New returns a datastore with an empty root folder. Restore and Replay fill it from a log, then Start makes it work.
 func New(o Options) *Store {
-	s := &Store{clock: o.Clock, space: o.Space, maxNodes: o.MaxNodes}
+	s := &Store{clock: o.Clock, space: o.Space, maxNodes: o.MaxNodes, bad: o.Bad}
 	if s.clock == nil {
 		s.clock = clock.System{}
 	}
@@ -97,7 +109,8 @@ func New(o Options) *Store {
 // reset makes the datastore empty.
 func (s *Store) reset() {
 	s.nodes, s.orphans = map[fs.NodeID]*inode{}, map[fs.NodeID]*inode{}
-	s.nextID, s.cookie, s.laid, s.replies = firstID, 0, false, replies{}
+	s.nextID, s.cookie, s.laid, s.bytes = firstID, 0, false, 0
+	s.replies, s.refusals = replies{max: repliesMax}, replies{max: refusalMax}
 	s.root = s.newInode(fs.RootID, iofs.ModeDir)
 	s.root.mode = iofs.ModeDir | 0o755
 	s.root.setTimes(s.clock.Now().UnixNano())
@@ -227,7 +240,10 @@ func (s *Store) Sync(ctx context.Context) error {
 func (s *Store) Reply(key fs.CallKey) ([]byte, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.replies.get(key, s.clock.Now())
+	if b, ok := s.replies.get(key, s.clock.Now()); ok {
+		return b, ok
+	}
+	return s.refusals.get(key, s.clock.Now())
 }
 
 // Hold implements fs.Mutable.
@@ -255,8 +271,8 @@ func (s *Store) Release(n fs.Node) {
 	}
 }
 
-// PathOf returns where a node is, from the root, without a slash in front; "" when it has no name. A file with several
-// names has one of them.
+// PathOf returns where a node is, from the root, without a slash in front; "" when it has no name, or is too deep for a
+// path. A file with several names has one of them.
 func (s *Store) PathOf(id fs.NodeID) string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -264,19 +280,20 @@ func (s *Store) PathOf(id fs.NodeID) string {
 	if err != nil || in == s.root {
 		return ""
 	}
-	path := ""
-	for in != s.root {
+	var names []string
+	for length := 0; in != s.root; {
 		dir, name := in.place()
-		if dir == nil {
+		if length += len(name) + 1; dir == nil || length > pathMax {
 			return ""
 		}
-		if path != "" {
-			path = "/" + path
-		}
-		path, in = name+path, dir
+		names, in = append(names, name), dir
 	}
-	return path
+	slices.Reverse(names)
+	return strings.Join(names, "/")
 }
+
+// pathMax is the longest path that anybody can use (PATH_MAX).
+const pathMax = 4096
 
 // Close writes down the times of the last writes. It does not close the log.
 func (s *Store) Close(ctx context.Context) error {

@@ -279,3 +279,91 @@ func TestFoldersAreNeverLost(t *testing.T) {
 	_, err = ds.Make(t.Context(), c, "in a folder that is gone", fs.Make{}, nil)
 	wantKind(t, err, errs.NotFound)
 }
+
+func TestAnswersAreNotPushedOutByRefusals(t *testing.T) {
+	ds := open(t, dstest.Options{FS: vfs.NewMem()})
+	call := func(i int) *fs.Call {
+		return &fs.Call{Key: fs.CallKey{byte(i), byte(i >> 8), byte(i >> 16)}, Reply: func(_ *fs.Outcome, err error) []byte {
+			return fmt.Appendf(nil, "%d %v", i, err)
+		}}
+	}
+	_, err := ds.Make(t.Context(), fs.RootID, "d", fs.Make{Type: iofs.ModeDir}, call(0))
+	must(t, err)
+	for i := 1; i < 20_000; i++ {
+		_, err := ds.Make(t.Context(), fs.RootID, "d", fs.Make{Type: iofs.ModeDir}, call(i))
+		wantKind(t, err, errs.Exists)
+	}
+	if b, ok := ds.Reply(call(0).Key); !ok || string(b) != "0 <nil>" {
+		t.Errorf("the first answer: %q, %v", b, ok)
+	}
+	if b, ok := ds.Reply(call(19_999).Key); !ok || string(b) == "" {
+		t.Errorf("the last refusal: %q, %v", b, ok)
+	}
+	if _, ok := ds.Reply(call(1).Key); ok {
+		t.Error("refusals are kept without a bound")
+	}
+}
+
+func TestNamesAreBounded(t *testing.T) {
+	ds := open(t, dstest.Options{FS: vfs.NewMem()})
+	target := string(make([]byte, fs.MaxTargetBytes))
+	made := 0
+	var err error
+	for ; err == nil && made < 100_000; made++ {
+		_, err = ds.Make(t.Context(), fs.RootID, fmt.Sprint(made), fs.Make{Type: iofs.ModeSymlink, Target: target}, nil)
+	}
+	if !errs.Is(err, errs.NoSpace) {
+		t.Fatalf("%d links of %d bytes: %v", made, len(target), err)
+	}
+	if b, err := ds.Snapshot(); err != nil || len(b) > 160<<20 {
+		t.Errorf("a snapshot of %d bytes, %v", len(b), err)
+	}
+	must(t, ds.Log.Clean(t.Context()))
+	for i := range 10 {
+		_, err := ds.Remove(t.Context(), fs.RootID, fmt.Sprint(i), false, nil)
+		must(t, err)
+	}
+	_, err = ds.Make(t.Context(), fs.RootID, "room", fs.Make{}, nil)
+	must(t, err)
+}
+
+// TestRefusalsDoNotTakeTheRoomForRemoving: on a full disk refusals are not logged, and removing goes on.
+func TestRefusalsDoNotTakeTheRoomForRemoving(t *testing.T) {
+	full := false
+	ds := open(t, dstest.Options{FS: vfs.NewMem(), Admit: func(int64) error {
+		if full {
+			return errs.New(errs.NoSpace, "full")
+		}
+		return nil
+	}, AdmitFreeing: func(int64) error { return nil }})
+	makeFile(t, ds, fs.RootID, "f")
+	full = true
+	before := ds.Log.Stats().LogBytes
+	for i := range 100 {
+		c := &fs.Call{Key: fs.CallKey{byte(i), 1}, Reply: func(*fs.Outcome, error) []byte { return []byte("no") }}
+		_, err := ds.Make(t.Context(), fs.RootID, "f", fs.Make{}, c)
+		wantKind(t, err, errs.Exists)
+	}
+	if now := ds.Log.Stats().LogBytes; now != before {
+		t.Errorf("refusals took %d bytes", now-before)
+	}
+	_, err := ds.Make(t.Context(), fs.RootID, "g", fs.Make{}, nil)
+	wantKind(t, err, errs.NoSpace)
+	_, err = ds.Remove(t.Context(), fs.RootID, "f", false, nil)
+	must(t, err)
+}
+
+func TestPathsOfAnyDepth(t *testing.T) {
+	ds := open(t, dstest.Options{FS: vfs.NewMem()})
+	at := fs.RootID
+	for i := range 10_000 {
+		o, err := ds.Make(t.Context(), at, "n", fs.Make{Type: iofs.ModeDir}, nil)
+		must(t, err)
+		if at = o.Node.ID; i == 2 && ds.PathOf(at) != "n/n/n" {
+			t.Errorf("at %q", ds.PathOf(at))
+		}
+	}
+	if p := ds.PathOf(at); p != "" {
+		t.Errorf("a path of %d bytes", len(p))
+	}
+}

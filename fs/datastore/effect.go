@@ -33,6 +33,7 @@ const (
 	effectReply                         // the answer to a call
 	effectLaid                          // the first files are there
 	effectCounter                       // ids and cookies up to these were used
+	effectRefused                       // the answer to a call that was refused
 	effectEnd
 )
 
@@ -83,6 +84,8 @@ func (s *Store) applyOne(e *effect, live bool) error {
 		s.applyTimes(e, live)
 	case effectReply:
 		s.replies.add(e.key, e.reply, s.clock.Now())
+	case effectRefused:
+		s.refusals.add(e.key, e.reply, s.clock.Now())
 	case effectLaid:
 		s.laid = true
 	case effectCounter:
@@ -104,6 +107,7 @@ func (s *Store) applyNode(e *effect, live bool) error {
 		in.accessed.Store(e.attr.accessed)
 		in.modified.Store(e.attr.modified)
 		s.nodes[e.node], s.orphans[e.node] = in, in
+		s.bytes += nodeBytes + int64(len(e.name))
 		s.nextID = max(s.nextID, e.node+1)
 	}
 	if in.typ != e.attr.mode.Type() {
@@ -155,6 +159,7 @@ func (s *Store) enter(e *effect) error {
 	}
 	n := &entry{dir: dir, name: e.name, to: in, cookie: e.cookie}
 	dir.children.add(n)
+	s.bytes += entryBytes + int64(len(e.name))
 	in.entries = append(in.entries, n)
 	in.names++
 	if in.typ.IsDir() {
@@ -173,6 +178,7 @@ func (s *Store) leave(e *effect) error {
 	}
 	n := dir.children.byName[e.name]
 	dir.children.remove(n)
+	s.bytes -= entryBytes + int64(len(e.name))
 	for i, o := range n.to.entries {
 		if o == n {
 			n.to.entries = append(n.to.entries[:i:i], n.to.entries[i+1:]...)

@@ -34,7 +34,7 @@ func appendEffect(b []byte, e *effect) []byte {
 		b = appendText(binary.AppendUvarint(b, uint64(e.node)), e.name)
 	case effectTimes:
 		b = appendTimes(binary.AppendUvarint(b, uint64(e.node)), &e.attr)
-	case effectReply:
+	case effectReply, effectRefused:
 		b = appendText(append(b, e.key[:]...), string(e.reply))
 	case effectCounter:
 		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(e.node)), uint64(e.cookie))
@@ -119,7 +119,7 @@ func (d *decoder) effect() effect {
 	case effectTimes:
 		e.node = d.id()
 		d.times(&e.attr)
-	case effectReply:
+	case effectReply, effectRefused:
 		copy(e.key[:], d.take(len(e.key)))
 		e.reply = []byte(d.text(fs.MaxReplyBytes))
 	case effectCounter:
@@ -240,6 +240,9 @@ func (s *Store) Snapshot() ([]byte, error) {
 	for _, r := range s.replies.all() {
 		b = appendEffect(b, &effect{kind: effectReply, key: r.key, reply: r.bytes})
 	}
+	for _, r := range s.refusals.all() {
+		b = appendEffect(b, &effect{kind: effectRefused, key: r.key, reply: r.bytes})
+	}
 	return b, nil
 }
 
@@ -272,13 +275,14 @@ func (s *Store) Laid() bool {
 
 // replies are the newest answers to calls, oldest first.
 type replies struct {
+	max   int
 	byKey map[fs.CallKey]*reply
 	ring  []*reply
 	next  int // place of the oldest, when the ring is full
 }
 
 func (r *replies) all() []*reply {
-	if len(r.ring) < repliesMax {
+	if len(r.ring) < r.max {
 		return r.ring
 	}
 	return append(slices.Clone(r.ring[r.next:]), r.ring[:r.next]...)

@@ -68,16 +68,25 @@ func (s *Store) mayMake(dir *inode, m *fs.Make) error {
 	switch {
 	case s.gone(dir):
 		return errs.New(errs.NotFound, "the folder was removed")
-	case s.Len() >= s.maxNodes:
-		return errs.New(errs.NoSpace, "the datastore has %d files and folders, the most that it can have", s.maxNodes)
+	case s.Len() >= s.maxNodes || s.isFull():
+		return errs.New(errs.NoSpace, "the datastore has %d files and folders, the most that it can have", s.Len())
 	case m.Type != 0 && m.Type != iofs.ModeDir && m.Type != iofs.ModeSymlink:
 		return errs.New(errs.Invalid, "nodes of type %v: %w", m.Type, fs.Unsupported)
-	case m.Type == iofs.ModeSymlink && (m.Target == "" || len(m.Target) > fs.MaxTargetBytes):
-		return errs.New(errs.Invalid, "the target of a link has %d bytes, not 1 to %d: %w", len(m.Target), fs.MaxTargetBytes, fs.NameTooLong)
+	case m.Type == iofs.ModeSymlink && m.Target == "":
+		return errs.New(errs.Invalid, "the target of a link is empty")
+	case m.Type == iofs.ModeSymlink && len(m.Target) > fs.MaxTargetBytes:
+		return errs.New(errs.Invalid, "the target of a link has %d bytes, more than %d: %w", len(m.Target), fs.MaxTargetBytes, fs.NameTooLong)
 	case m.Type != 0 && m.Set.SizeBytes != nil && *m.Set.SizeBytes != 0:
 		return errs.New(errs.Invalid, "a size is for files")
 	}
 	return checkSize(m.Set.SizeBytes)
+}
+
+// isFull says that names take as much as they may.
+func (s *Store) isFull() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.bytes > namesMax
 }
 
 func checkSize(size *int64) error {

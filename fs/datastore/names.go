@@ -75,6 +75,8 @@ func (s *Store) Link(ctx context.Context, id, dir fs.NodeID, name string, c *fs.
 			return errs.New(errs.NotFound, "link node %d: it or the folder was removed", id)
 		case s.lookup(d, name) != nil:
 			return errs.New(errs.Exists, "%q exists", name)
+		case s.isFull():
+			return errs.New(errs.NoSpace, "the datastore has as many names as it can have")
 		}
 		now := max(s.now(d), s.now(in))
 		p.changedAt(in, now)
@@ -118,6 +120,9 @@ func (s *Store) planRename(p *plan, e *entry, dst *inode, newName string) error 
 	}
 	if err := s.mayMove(e.to, dst); err != nil {
 		return err
+	}
+	if len(newName) > len(e.name) && s.isFull() {
+		return errs.New(errs.NoSpace, "the datastore has as many names as it can have")
 	}
 	now := max(s.now(e.dir), s.now(dst), s.now(e.to))
 	subs := subsOf(e.to)

@@ -118,7 +118,11 @@ func (f file) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	defer f.in.io.RUnlock()
-	return c.ReadAt(ctx, p, off)
+	err = c.ReadAt(ctx, p, off)
+	if f.in.s.bad != nil && errs.Is(err, errs.Corrupt) && f.in.id >= firstID {
+		f.in.s.bad(f.in.id, err)
+	}
+	return err
 }
 
 // Extents implements fs.Regular.

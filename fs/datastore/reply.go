@@ -11,8 +11,9 @@ import (
 // again at once, and one that started anew may come to use the same number for another call. The while begins when the
 // daemon starts, because a client waits for it.
 const (
-	repliesMax = 1024
-	repliesFor = 30 * time.Minute
+	repliesMax = 16384 // as many as many connections may have under way
+	refusalMax = 4096  // of calls that were refused; they push no others out
+	repliesFor = 5 * time.Minute
 )
 
 type reply struct {
@@ -26,7 +27,7 @@ func (r *replies) add(key fs.CallKey, b []byte, at time.Time) {
 		r.byKey = map[fs.CallKey]*reply{}
 	}
 	n := &reply{key, bytes.Clone(b), at}
-	if len(r.ring) < repliesMax {
+	if len(r.ring) < r.max {
 		r.ring = append(r.ring, n)
 	} else {
 		old := r.ring[r.next]
@@ -34,7 +35,7 @@ func (r *replies) add(key fs.CallKey, b []byte, at time.Time) {
 			delete(r.byKey, old.key)
 		}
 		r.ring[r.next] = n
-		r.next = (r.next + 1) % repliesMax
+		r.next = (r.next + 1) % r.max
 	}
 	r.byKey[key] = n
 }

@@ -24,11 +24,11 @@ const (
 type buffer struct {
 	class int
 	b     []byte
-	share chan struct{} // where the owner's share is given back, nil for small ones
+	own   *shares // where the owner's share is given back, nil for small ones
 }
 
 // buffers holds the pools of a server. There is a bound on the larger classes over the server, and each
-// connection has a share of it, so that a client that died with many replies underway stops no other.
+// connection and each address has a share of it, so that a client that died with many replies underway stops no other.
 //
 // Whoever holds a buffer of a bounded class never waits for one of the same or a smaller class, else two
 // calls could wait for each other for ever.
@@ -45,16 +45,22 @@ func newBuffers(recordMax, mediums, larges int) *buffers {
 	return p
 }
 
-// shares is what one connection may hold of each class: a third of the bound.
-type shares [classes]chan struct{}
+// share is what somebody may hold of each class.
+type share [classes]chan struct{}
 
-func (p *buffers) newShares() *shares {
-	var s shares
+// newShare is one part in so many of the bounds.
+func (p *buffers) newShare(parts int) *share {
+	var s share
 	for i := medium; i < classes; i++ {
-		s[i] = make(chan struct{}, max(1, cap(p.all[i])/3))
+		s[i] = make(chan struct{}, max(1, cap(p.all[i])/parts))
 	}
 	return &s
 }
+
+// shares is what a connection may hold, a third of the bounds, and all connections of its address together, a half.
+type shares struct{ connection, address *share }
+
+func (p *buffers) newShares(address *share) *shares { return &shares{p.newShare(3), address} }
 
 // class is the smallest class of n bytes; false when there is none.
 func (p *buffers) class(n int) (int, bool) {
@@ -68,12 +74,12 @@ func (p *buffers) class(n int) (int, bool) {
 
 func (p *buffers) small() *buffer { return p.new(small, nil) }
 
-func (p *buffers) new(class int, share chan struct{}) *buffer {
+func (p *buffers) new(class int, own *shares) *buffer {
 	b, ok := p.pools[class].Get().(*buffer)
 	if !ok {
 		b = &buffer{class: class, b: make([]byte, 0, p.size[class])}
 	}
-	b.share = share
+	b.own = own
 	return b
 }
 
@@ -83,14 +89,16 @@ func (p *buffers) take(ctx context.Context, class int, own *shares, wait bool) (
 	if class == small {
 		return p.small(), nil
 	}
-	if err := acquire(ctx, own[class], wait); err != nil {
-		return nil, err
+	tokens := [...]chan struct{}{own.connection[class], own.address[class], p.all[class]}
+	for i, t := range tokens {
+		if err := acquire(ctx, t, wait); err != nil {
+			for _, have := range tokens[:i] {
+				<-have
+			}
+			return nil, err
+		}
 	}
-	if err := acquire(ctx, p.all[class], wait); err != nil {
-		<-own[class]
-		return nil, err
-	}
-	return p.new(class, own[class]), nil
+	return p.new(class, own), nil
 }
 
 func acquire(ctx context.Context, tokens chan struct{}, wait bool) error {
@@ -115,10 +123,11 @@ func (p *buffers) give(b *buffer) {
 	if b == nil {
 		return
 	}
-	if b.share != nil {
-		<-b.share
+	if b.own != nil {
+		<-b.own.connection[b.class]
+		<-b.own.address[b.class]
 		<-p.all[b.class]
 	}
-	b.b, b.share = b.b[:0], nil
+	b.b, b.own = b.b[:0], nil
 	p.pools[b.class].Put(b)
 }

@@ -116,7 +116,7 @@ func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 		conns = append(conns, connect(t, address))
 	}
 	send(append(words(markLast|(1<<20)), make([]byte, 44)...)) // a 48-byte packet that claims 1 MiB
-	eventually(t, "accepted", func() bool { return r.connections.Load() == n })
+	eventually(t, "accepted", func() bool { return r.peers.count() == n })
 	send(make([]byte, smallBytes-44-1))
 	eventually(t, "no more than 4 KiB each", state(0, 0))
 	send(make([]byte, 1))
@@ -227,7 +227,7 @@ func TestConnectionsAreBoundedAndAdmitted(t *testing.T) {
 	var opened, closed atomic.Int32
 	allowed := atomic.Bool{}
 	r := newRig(t, Options{
-		MaxConnections: 3, Accept: func(a netip.Addr) bool { return allowed.Load() && a.Is4() },
+		MaxConnections: 6, Accept: func(a netip.AddrPort) bool { return allowed.Load() && a.Addr().Is4() },
 		OnConnect: func(netip.AddrPort) { opened.Add(1) }, OnClose: func(netip.AddrPort) { closed.Add(1) },
 	})
 	address := r.tcp(t)
@@ -284,7 +284,7 @@ func TestConnectionsComeAndGo(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	eventually(t, "all connections closed", func() bool { return r.connections.Load() == 0 })
+	eventually(t, "all connections closed", func() bool { return int64(r.peers.count()) == 0 })
 	c := dial(t, "tcp", address)
 	if _, err := c.Call(t.Context(), testProgram, testLow, procNull, Cred{}, nil); err != nil {
 		t.Error(err)

@@ -191,7 +191,7 @@ func (r *rig) run(t testing.TB, serve func() error) {
 // checkNothingHeld finds a buffer or a connection that was not given back.
 func (r *rig) checkNothingHeld(t testing.TB) {
 	t.Helper()
-	if m, l, n := len(r.buffers.all[medium]), len(r.buffers.all[large]), r.connections.Load(); m+l != 0 || n != 0 {
+	if m, l, n := len(r.buffers.all[medium]), len(r.buffers.all[large]), int64(r.peers.count()); m+l != 0 || n != 0 {
 		t.Errorf("%d medium and %d large buffers and %d connections are left", m, l, n)
 	}
 }

@@ -19,7 +19,6 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"livemount/internal/clock"
@@ -42,15 +41,14 @@ type Program struct {
 // Options of a Server. Zero values become the defaults in parentheses.
 type Options struct {
 	Programs []Program
-	// Accept says whether an address may send at all. It is asked for each connection and each datagram.
-	// Nil allows all.
-	Accept func(netip.Addr) bool
+	// Accept says whether somebody may send at all. It is asked for each connection and each datagram. Nil allows all.
+	Accept func(netip.AddrPort) bool
 
-	MaxConnections int // open at the same time over all listeners (512); more are closed at once
+	MaxConnections int // open at the same time over all listeners (512), half of them from one address; more are closed at once
 	MaxInFlight    int // requests of a connection or UDP socket that are not yet answered (128)
 	RecordBytesMax int // length of a request (1 MiB + 4 KiB); a longer one ends the connection
 	MediumBuffers  int // buffers of 68 KiB in use by all requests and replies (1024)
-	LargeBuffers   int // buffers of 1 MiB + 4 KiB likewise (96); a third of each for one connection
+	LargeBuffers   int // buffers of 1 MiB + 4 KiB likewise (96); a third of each for one connection, half for one address
 
 	IdleTimeout  time.Duration // ends a connection that waits for no reply and sends none (15 min)
 	ReadTimeout  time.Duration // for the rest of a request once it began (30 s)
@@ -79,7 +77,7 @@ func (o *Options) setDefaults() {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Accept == nil {
-		o.Accept = func(netip.Addr) bool { return true }
+		o.Accept = func(netip.AddrPort) bool { return true }
 	}
 	if o.OnConnect == nil {
 		o.OnConnect = func(netip.AddrPort) {}
@@ -103,14 +101,14 @@ func setTime(v *time.Duration, to time.Duration) {
 
 // Server serves programs on any number of listeners and sockets.
 type Server struct {
-	options     Options
-	programs    map[uint32]*Program
-	buffers     *buffers
-	calls       sync.Pool // of *Call
-	readers     sync.Pool // of *bufio.Reader
-	connections atomic.Int64
-	done        chan struct{} // closed by Close
-	serving     sync.WaitGroup
+	options  Options
+	programs map[uint32]*Program
+	buffers  *buffers
+	calls    sync.Pool // of *Call
+	readers  sync.Pool // of *bufio.Reader
+	peers    peers
+	done     chan struct{} // closed by Close
+	serving  sync.WaitGroup
 
 	mu     sync.Mutex // guards closed, and orders serving.Add before Close waits
 	closed bool
@@ -123,6 +121,7 @@ func NewServer(o Options) (*Server, error) {
 		options: o, programs: map[uint32]*Program{}, done: make(chan struct{}),
 		buffers: newBuffers(o.RecordBytesMax, o.MediumBuffers, o.LargeBuffers),
 	}
+	s.peers = peers{max: o.MaxConnections, buffers: s.buffers, byAddr: map[netip.Addr]*peer{}}
 	for i := range o.Programs {
 		p := &o.Programs[i]
 		if s.programs[p.Number] != nil {

@@ -80,22 +80,26 @@ func unmap(p netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(p.Addr()
 // serveConn serves one connection and returns when all its requests have ended.
 func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
 	client := addrPort(raw.RemoteAddr())
-	defer s.connections.Add(-1)
-	if n := s.connections.Add(1); n > int64(s.options.MaxConnections) || !s.options.Accept(client.Addr()) {
-		s.options.Log.Debug("connection refused", "client", client.String(), "connections", n)
+	var own *share
+	if s.options.Accept(client) {
+		own = s.peers.enter(client.Addr())
+	}
+	if own == nil {
+		s.options.Log.Debug("connection refused", "client", client.String())
 		raw.Close()
 		return
 	}
+	defer s.peers.leave(client.Addr())
 	s.options.OnConnect(client)
 	defer s.options.OnClose(client)
-	c := s.newConn(raw, client)
+	c := s.newConn(raw, client, own)
 	err := c.serve(ctx)
 	c.in.Reset(nil)
 	s.readers.Put(c.in)
 	s.options.Log.Debug("connection closed", "client", client.String(), "error", err)
 }
 
-func (s *Server) newConn(raw net.Conn, client netip.AddrPort) *conn {
+func (s *Server) newConn(raw net.Conn, client netip.AddrPort, address *share) *conn {
 	in, ok := s.readers.Get().(*bufio.Reader)
 	if !ok {
 		in = bufio.NewReaderSize(nil, readerBytes)
@@ -103,6 +107,6 @@ func (s *Server) newConn(raw net.Conn, client netip.AddrPort) *conn {
 	in.Reset(raw)
 	return &conn{
 		server: s, raw: raw, in: in, client: client, local: addrPort(raw.LocalAddr()),
-		slots: make(chan struct{}, s.options.MaxInFlight), own: s.buffers.newShares(),
+		slots: make(chan struct{}, s.options.MaxInFlight), own: s.buffers.newShares(address),
 	}
 }

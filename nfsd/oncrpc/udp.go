@@ -42,7 +42,7 @@ type socket struct {
 func (s *Server) ServeUDP(ctx context.Context, raw *net.UDPConn) error {
 	c := &socket{
 		server: s, raw: raw, local: addrPort(raw.LocalAddr()),
-		slots: make(chan struct{}, s.options.MaxInFlight), own: s.buffers.newShares(),
+		slots: make(chan struct{}, s.options.MaxInFlight), own: s.buffers.newShares(s.buffers.newShare(2)),
 	}
 	return s.serve(ctx, func() { raw.Close() }, func(ctx context.Context) error {
 		defer c.handlers.Wait()
@@ -83,7 +83,7 @@ func (c *socket) read(ctx context.Context) error {
 			return err
 		}
 		peer.from, peer.length = from, length
-		if !c.server.options.Accept(from.Addr().Unmap()) {
+		if !c.server.options.Accept(unmap(from)) {
 			continue
 		}
 		if err := acquire(ctx, c.slots, true); err != nil {

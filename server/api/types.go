@@ -4,6 +4,7 @@ package api
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -227,7 +228,7 @@ func (n *MountNFS) URL(path string) string {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	u := "nfs://" + host + n.Export + path
+	u := "nfs://" + host + (&url.URL{Path: n.Export + path}).EscapedPath()
 	if n.Portmap {
 		return u
 	}

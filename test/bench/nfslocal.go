@@ -143,7 +143,7 @@ func serveNFSD(ctx context.Context, l net.Listener, tree fs.Mutable) error {
 	err = s.Put(&nfsd.Export{
 		ID: 1, Path: slowExport, Tree: tree, Traffic: &nfsd.Traffic{}, Clients: func() []netip.Addr { return nil },
 		Rules:   []nfsd.Rule{{Network: netip.MustParsePrefix("127.0.0.0/8"), Insecure: true}},
-		Mounted: func(netip.Addr, bool) error { return nil },
+		Mounted: func(netip.Addr, string, bool) error { return nil },
 	})
 	if err != nil {
 		return err

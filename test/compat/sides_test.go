@@ -61,7 +61,7 @@ func ours(t testing.TB, tree fs.Mutable) *side {
 	must(t, s.Put(&nfsd.Export{
 		ID: 1, Path: exportPath, Tree: tree, Traffic: &nfsd.Traffic{},
 		Rules:   []nfsd.Rule{{Network: netip.MustParsePrefix("127.0.0.0/8"), Insecure: true}},
-		Mounted: func(netip.Addr, bool) error { return nil }, Clients: func() []netip.Addr { return nil },
+		Mounted: func(netip.Addr, string, bool) error { return nil }, Clients: func() []netip.Addr { return nil },
 	}))
 	l := listen(t)
 	served := make(chan error, 1)

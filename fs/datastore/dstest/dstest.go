@@ -28,6 +28,7 @@ type Options struct {
 	SegmentBytes int64
 	Space        func(context.Context) (vfs.Space, error)
 	Admit        func(int64) error
+	AdmitFreeing func(int64) error
 	MaxNodes     int
 }
 
@@ -60,7 +61,7 @@ func Open(ctx context.Context, o Options) (*Opened, error) {
 func openLog(ctx context.Context, s *datastore.Store, o *Options) (*overlay.Log, error) {
 	lo := overlay.Options{
 		FS: o.FS, Dir: o.Dir, Mount: [16]byte{1, 2, 3}, Clock: o.Clock, SegmentBytes: o.SegmentBytes, NoBackground: true,
-		Meta: s.Replay, Restore: s.Restore, Snapshot: s.Snapshot, Admit: o.Admit,
+		Meta: s.Replay, Restore: s.Restore, Snapshot: s.Snapshot, Admit: o.Admit, AdmitFreeing: o.AdmitFreeing,
 	}
 	var nodes []overlay.Node
 	if o.Disk != nil {
