@@ -165,16 +165,22 @@ func (l *Log) prewrite() {
 	if grown || ahead > min(prewriteLow, want/4) || n <= 0 {
 		return
 	}
-	zeroes := make([]byte, n)
 	if err := l.opts.Admit(n); err != nil {
 		l.noRoom = true
 		return
 	}
-	if _, err := l.head.file.WriteAt(zeroes, l.head.ready); err != nil {
-		l.noRoom = true // records may still fit; they will say so themselves
-		return
+	buf := l.buffers.Get().(*[]byte)
+	defer l.buffers.Put(buf)
+	clear(*buf)
+	for n > 0 {
+		part := (*buf)[:min(n, int64(len(*buf)))]
+		if _, err := l.head.file.WriteAt(part, l.head.ready); err != nil {
+			l.noRoom = true // records may still fit; they will say so themselves
+			return
+		}
+		l.head.ready += int64(len(part))
+		n -= int64(len(part))
 	}
-	l.head.ready += n
 }
 
 // prewriteLow is how few bytes ahead of the head call for more.

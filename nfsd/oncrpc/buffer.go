@@ -15,7 +15,7 @@ const (
 	large
 	classes
 
-	smallBytes  = 4 << 10
+	smallBytes  = 5 << 10 // an answer with a page of 4 KiB fits
 	mediumBytes = 68 << 10
 	largeBytes  = 1<<20 + 4<<10
 )

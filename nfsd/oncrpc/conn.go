@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"livemount/internal/errs"
 )
@@ -22,6 +23,9 @@ type conn struct {
 	slots         chan struct{} // a token for each request that is not yet answered
 	own           *shares
 	handlers      sync.WaitGroup
+	work          chan *Call    // to handlers that have nothing to do
+	idle          atomic.Int32  // how many these are
+	over          chan struct{} // closed when no more calls come
 	out           replies
 	held          bool // of the reader: it has queued replies that may have no writer yet
 }
@@ -34,6 +38,7 @@ func (c *conn) serve(ctx context.Context) error {
 		c.raw.Close()
 	})
 	err := c.read(ctx)
+	close(c.over)
 	c.flush()
 	if errors.Is(err, io.EOF) {
 		c.handlers.Wait() // the client has sent all it wanted, and may wait for the answers
@@ -110,8 +115,7 @@ func (c *conn) dispatch(ctx context.Context, request *buffer) error {
 		return errs.New(errs.Invalid, "a message is no call")
 	}
 	if !inline {
-		c.handlers.Add(1)
-		go call.serve(ctx, &c.handlers)
+		c.handOver(ctx, call)
 		return nil
 	}
 	if !c.server.finish(ctx, call, status) {
@@ -122,14 +126,42 @@ func (c *conn) dispatch(ctx context.Context, request *buffer) error {
 	return nil
 }
 
-// serve is the goroutine of a call that is not served inline.
-func (c *Call) serve(ctx context.Context, owner *sync.WaitGroup) {
-	defer owner.Done()
+// serve answers a call that is not served inline.
+func (c *Call) serve(ctx context.Context) {
 	if c.server.finish(ctx, c, Success) {
 		c.link.answer(c)
 		return
 	}
 	c.link.release(c)
+}
+
+// idleMax is how many handlers of a connection wait for the next call. Their stacks have grown to what a call needs.
+const idleMax = 32
+
+// handOver lets a handler serve the call, one that waits or a new one.
+func (c *conn) handOver(ctx context.Context, call *Call) {
+	select {
+	case c.work <- call:
+	default:
+		c.handlers.Go(func() { c.handle(ctx, call) })
+	}
+}
+
+// handle serves a call, and those that are handed over then.
+func (c *conn) handle(ctx context.Context, call *Call) {
+	for {
+		call.serve(ctx)
+		if c.idle.Add(1) > idleMax {
+			c.idle.Add(-1)
+			return
+		}
+		select {
+		case call = <-c.work:
+			c.idle.Add(-1)
+		case <-c.over:
+			return
+		}
+	}
 }
 
 // release frees a call that is answered, or never will be.

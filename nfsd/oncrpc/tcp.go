@@ -107,6 +107,6 @@ func (s *Server) newConn(raw net.Conn, client netip.AddrPort, address *share) *c
 	in.Reset(raw)
 	return &conn{
 		server: s, raw: raw, in: in, client: client, local: addrPort(raw.LocalAddr()),
-		slots: make(chan struct{}, s.options.MaxInFlight), own: s.buffers.newShares(address),
+		slots: make(chan struct{}, s.options.MaxInFlight), own: s.buffers.newShares(address), work: make(chan *Call), over: make(chan struct{}),
 	}
 }

@@ -117,7 +117,10 @@ func (c *socket) dispatch(ctx context.Context, data []byte, peer *datagramPeer) 
 		c.release(call)
 	case !inline:
 		c.handlers.Add(1)
-		go call.serve(ctx, &c.handlers)
+		go func() {
+			defer c.handlers.Done()
+			call.serve(ctx)
+		}()
 	case c.server.finish(ctx, call, status):
 		c.answer(call)
 	default:

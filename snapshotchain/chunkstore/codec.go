@@ -87,6 +87,9 @@ func (c *codecs) compress(level Level, raw, buf []byte) (Codec, []byte, error) {
 	return CodecZstd, enc.EncodeAll(raw, buf[:0]), nil
 }
 
+// decodeSlack is room behind a decoded chunk, with which zstd copies in whole words.
+const decodeSlack = 16
+
 // decode returns the rawLen bytes of a payload. The result may be the payload itself.
 func (c *codecs) decode(codec Codec, payload []byte, rawLen int) ([]byte, error) {
 	var raw []byte
@@ -98,7 +101,7 @@ func (c *codecs) decode(codec Codec, payload []byte, rawLen int) ([]byte, error)
 	case CodecRaw:
 		raw = payload
 	case CodecZstd:
-		raw, err = c.decoder.DecodeAll(payload, make([]byte, 0, rawLen))
+		raw, err = c.decoder.DecodeAll(payload, make([]byte, 0, rawLen+decodeSlack))
 	case CodecS2:
 		raw, err = decodeS2(payload, rawLen)
 	default:
