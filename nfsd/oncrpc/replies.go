@@ -2,6 +2,7 @@ package oncrpc
 
 import (
 	"net"
+	"runtime"
 	"sync"
 )
 
@@ -29,6 +30,9 @@ func (c *conn) answer(call *Call) {
 	idle := !c.out.writing
 	c.out.writing = true
 	c.out.mu.Unlock()
+	if idle && len(c.slots) > 1 {
+		runtime.Gosched() // others may be about to finish: their replies leave with this one
+	}
 	for idle && c.writeBatch() {
 	}
 }
