@@ -56,11 +56,14 @@ func (r *request) readInto(ctx context.Context, f fs.Regular, a *fs.Attr, off ui
 	e.Uint32(uint32(length))
 	e.Bool(off >= size || length == size-off)
 	e.Uint32(uint32(length))
-	r.ex.Traffic.Read.Add(int64(length))
 	if length == 0 {
 		return nil
 	}
-	return f.ReadAt(ctx, r.Out.Reserve(int(length)), int64(off))
+	err := f.ReadAt(ctx, r.Out.Reserve(int(length)), int64(off))
+	if err == nil {
+		r.ex.Traffic.Read.Add(int64(length))
+	}
+	return err
 }
 
 // mayTransfer says whether data of a node may be read or written.
@@ -120,14 +123,14 @@ func (r *request) write(ctx context.Context) oncrpc.Status {
 	after := n.Attr()
 	e := r.answer()
 	e.Uint32(uint32(st))
-	e.wcc(&before, &after)
+	e.changed(&after)
 	if st != statusOK {
 		return oncrpc.Success
 	}
 	r.ex.Traffic.Written.Add(int64(count))
 	e.Uint32(count)
 	e.Uint32(committed(how))
-	e.Fixed(r.s.verf[:])
+	e.Fixed(r.ex.verf[:])
 	return oncrpc.Success
 }
 
@@ -169,9 +172,9 @@ func (r *request) commit(ctx context.Context) oncrpc.Status {
 	after := n.Attr()
 	e := r.answer()
 	e.Uint32(uint32(st))
-	e.wcc(&before, &after)
+	e.changed(&after)
 	if st == statusOK {
-		e.Fixed(r.s.verf[:])
+		e.Fixed(r.ex.verf[:])
 	}
 	return oncrpc.Success
 }

@@ -2,6 +2,8 @@ package nfsd
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,7 @@ type Export struct {
 	// Clients tells who has it mounted.
 	Clients func() []netip.Addr
 
+	verf   [8]byte         // write verifier: another each time that the tree is opened
 	ctx    context.Context // of its calls
 	cancel context.CancelFunc
 	calls  sync.WaitGroup
@@ -39,10 +42,15 @@ type Export struct {
 }
 
 // begin makes the export ready for calls.
-func (e *Export) begin() {
+func (e *Export) begin(now time.Time) error {
 	e.allow(e.Rules)
+	if _, err := rand.Read(e.verf[:]); err != nil {
+		return err
+	}
+	binary.BigEndian.PutUint32(e.verf[:], uint32(now.Unix())) // so that two differ also where randomness is poor
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.seen = map[netip.Addr]time.Time{}
+	return nil
 }
 
 // Rule lets clients in.
@@ -60,17 +68,21 @@ type Rule struct {
 type Traffic struct{ Read, Written, Calls atomic.Int64 }
 
 // ruleFor is rule of a call, whose port must be one that only root can have.
-func (e *Export) ruleFor(client netip.AddrPort) *Rule {
+func (e *Export) ruleFor(client netip.AddrPort) *Rule { return ruleIn(*e.rules.Load(), client) }
+
+// ruleIn is ruleFor in a list.
+func ruleIn(rules []Rule, client netip.AddrPort) *Rule {
 	const reserved = 1024 // IPPORT_RESERVED
-	if r := e.rule(client.Addr()); r != nil && (r.Insecure || client.Port() < reserved) {
+	if r := ruleOf(rules, client.Addr()); r != nil && (r.Insecure || client.Port() < reserved) {
 		return r
 	}
 	return nil
 }
 
 // rule returns the rule for a client, or nil.
-func (e *Export) rule(client netip.Addr) *Rule {
-	rules := *e.rules.Load()
+func (e *Export) rule(client netip.Addr) *Rule { return ruleOf(*e.rules.Load(), client) }
+
+func ruleOf(rules []Rule, client netip.Addr) *Rule {
 	for i := range rules {
 		if rules[i].Network.Contains(client) {
 			return &rules[i]
@@ -108,13 +120,6 @@ func (e *Export) Callers(since time.Time) []netip.Addr {
 		}
 	}
 	return list
-}
-
-// ended says that the export is over.
-func (e *Export) ended() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.over
 }
 
 // drain lets no call begin and waits for those that run; what these wait for is given up.

@@ -14,10 +14,9 @@ package nfsd
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -52,13 +51,13 @@ type Server struct {
 	rpc      *oncrpc.Server
 	clock    clock.Clock
 	log      *slog.Logger
-	verf     [8]byte // write verifier of this run
 	running  inProgress
 	failures failures
 	clients  clients
 
 	mu      sync.Mutex                         // one change of exports at a time
 	exports atomic.Pointer[map[uint64]*Export] // by id; replaced as a whole
+	retired atomic.Pointer[[]Rule]             // of exports that are gone, the newest first
 }
 
 // New returns a server without exports.
@@ -74,11 +73,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{options: o, clock: o.Clock, log: o.Log}
 	s.exports.Store(&map[uint64]*Export{})
-	// The time makes verifiers of two runs differ also where randomness is poor.
-	if _, err := rand.Read(s.verf[:]); err != nil {
-		return nil, err
-	}
-	binary.BigEndian.PutUint32(s.verf[:], uint32(s.clock.Now().Unix()))
+	s.retired.Store(&[]Rule{})
 	var err error
 	s.rpc, err = oncrpc.NewServer(oncrpc.Options{
 		Programs: []oncrpc.Program{
@@ -91,20 +86,32 @@ func New(o Options) (*Server, error) {
 	return s, err
 }
 
-// Put adds an export, or replaces the one of its id. Two of one path are Exists.
+// Put adds an export, or replaces the one of its id, whose calls have ended when it returns. Two of one path are Exists.
 func (s *Server) Put(e *Export) error {
+	old, err := s.put(e)
+	if err == nil && old != nil && old != e {
+		old.drain()
+	}
+	return err
+}
+
+// put returns what was replaced.
+func (s *Server) put(e *Export) (*Export, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := s.copyExports()
 	for id, o := range next {
 		if o.Path == e.Path && id != e.ID {
-			return errs.New(errs.Exists, "NFS export %s belongs to another mount", e.Path)
+			return nil, errs.New(errs.Exists, "NFS export %s belongs to another mount", e.Path)
 		}
 	}
-	e.begin()
+	if err := e.begin(s.clock.Now()); err != nil {
+		return nil, err
+	}
+	old := next[e.ID]
 	next[e.ID] = e
 	s.exports.Store(&next)
-	return nil
+	return old, nil
 }
 
 // SetRules changes who may use an export, from the next call on. The caller is the only one to look at e.Rules.
@@ -120,6 +127,9 @@ func (s *Server) Withdraw(id uint64) {
 	next := s.copyExports()
 	delete(next, id)
 	s.exports.Store(&next)
+	if old != nil {
+		s.retire(*old.rules.Load())
+	}
 	s.mu.Unlock()
 	if old != nil {
 		old.drain()
@@ -167,7 +177,18 @@ func (s *Server) hears(client netip.AddrPort) bool {
 			return true
 		}
 	}
-	return false
+	return ruleIn(*s.retired.Load(), client) != nil
+}
+
+// retiredMax bounds the rules of exports that are gone.
+const retiredMax = 1000
+
+// retire keeps the rules of an export that is gone: its clients must be told so, and not that nobody is there. The
+// caller holds mu.
+func (s *Server) retire(rules []Rule) {
+	next := append(slices.Clone(rules), *s.retired.Load()...)
+	next = next[:min(len(next), retiredMax)]
+	s.retired.Store(&next)
 }
 
 // Close ends all connections, and returns when no call runs any more.
@@ -203,8 +224,8 @@ func (s *Server) serveNFS(ctx context.Context, c *oncrpc.Call) oncrpc.Status {
 	if changes(c.Proc) && r.answeredBefore() {
 		return oncrpc.Success
 	}
+	defer r.done() // also when it panics
 	status := p(&r, s.contextOf(ctx, &c.Args))
-	r.done()
 	if !c.Args.OK() {
 		return oncrpc.GarbageArgs
 	}

@@ -3,17 +3,21 @@ package nfsd_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"livemount/blockdev"
+	"livemount/fs"
 	"livemount/internal/errs"
+	"livemount/internal/vfs"
 	"livemount/nfsd"
 	"livemount/nfsd/oncrpc"
 	"livemount/nfsd/xdr"
@@ -644,5 +648,111 @@ func TestWithdrawnUnderSlowReaders(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	_, err = c.Getattr(ctx, h)
+	wantStatus(t, err, nfsclient.Stale)
+}
+
+// TestAFailedSyncIsNeverAnsweredAsDone: a change that could not be made durable is an error, however often it is sent.
+func TestAFailedSyncIsNeverAnsweredAsDone(t *testing.T) {
+	var broken atomic.Bool
+	w := start(t, options{fail: func(op vfs.Op, _ string) error {
+		if op == vfs.OpSync && broken.Load() {
+			return errs.New(errs.Other, "the disk is gone")
+		}
+		return nil
+	}})
+	c, ctx := w.dial(), t.Context()
+	_, web := w.root(c)
+	h, _, err := c.Create(ctx, web, "f", 1, nfsclient.Nothing())
+	must(t, err)
+	broken.Store(true)
+	for range 3 {
+		b, err := c.CallXID(ctx, 99, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, nfsclient.Encode(func(e *xdr.Encoder) {
+			nfsclient.Dirop(web, "d")(e)
+			nfsclient.Nothing().Append(e)
+		}))
+		must(t, err)
+		_, err = nfsclient.Results(b)
+		wantStatus(t, err, nfsclient.IO)
+	}
+	_, _, err = c.Write(ctx, h, 0, []byte("x"), nfsclient.FileSync)
+	wantStatus(t, err, nfsclient.IO)
+	_, err = c.Commit(ctx, h)
+	wantStatus(t, err, nfsclient.IO)
+	_, _, err = c.Read(ctx, h, 0, 10)
+	must(t, err)
+}
+
+// panicky panics at the first change.
+type panicky struct {
+	fs.Mutable
+	done atomic.Bool
+}
+
+func (p *panicky) Make(ctx context.Context, dir fs.NodeID, name string, m fs.Make, c *fs.Call) (fs.Outcome, error) {
+	if !p.done.Swap(true) {
+		panic("a bug")
+	}
+	return p.Mutable.Make(ctx, dir, name, m, c)
+}
+
+func TestAPanicIsOneCallsFailure(t *testing.T) {
+	w := start(t, options{tree: func(m fs.Mutable) fs.Mutable { return &panicky{Mutable: m} }})
+	c, ctx := w.dial(), t.Context()
+	_, web := w.root(c)
+	args := nfsclient.Encode(func(e *xdr.Encoder) { nfsclient.Dirop(web, "d")(e); nfsclient.Nothing().Append(e) })
+	_, err := c.CallXID(ctx, 5, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, args)
+	if !oncrpc.Failed(err, oncrpc.SystemErr) {
+		t.Errorf("a panic is answered %v", err)
+	}
+	b, err := c.CallXID(ctx, 5, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, args)
+	must(t, err)
+	_, err = nfsclient.Results(b)
+	must(t, err)
+	w.server.Withdraw(exportID) // waits for no call that panicked
+}
+
+// TestExportsThatComeAndGo: the verifier tells that a tree was opened anew; clients of what is gone are told so on new
+// connections; a replaced export is never stale.
+func TestExportsThatComeAndGo(t *testing.T) {
+	w := start(t, options{})
+	c, ctx := w.dial(), t.Context()
+	_, web := w.root(c)
+	h, _, err := c.Create(ctx, web, "f", 1, nfsclient.Nothing())
+	must(t, err)
+	v1, err := c.Commit(ctx, h)
+	must(t, err)
+	again := &nfsd.Export{ID: exportID, Path: w.export.Path, Tree: w.ds, Rules: w.export.Rules, Traffic: &nfsd.Traffic{}, Mounted: w.note, Clients: w.clients}
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, err := c.Getattr(ctx, h)
+				var st nfsclient.Status
+				if errors.As(err, &st) && st != nfsclient.Jukebox || err != nil && !errors.As(err, &st) {
+					t.Errorf("while the export is replaced: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 50 {
+		must(t, w.server.Put(&nfsd.Export{ID: exportID, Path: w.export.Path, Rules: w.export.Rules, Traffic: &nfsd.Traffic{}}))
+		again = &nfsd.Export{ID: exportID, Path: w.export.Path, Tree: w.ds, Rules: w.export.Rules, Traffic: &nfsd.Traffic{}, Mounted: w.note, Clients: w.clients}
+		must(t, w.server.Put(again))
+	}
+	close(stop)
+	wg.Wait()
+	if v2, err := c.Commit(ctx, h); err != nil || v1 == v2 {
+		t.Errorf("the verifier is %x still, %v", v2, err)
+	}
+	w.server.Withdraw(exportID)
+	late := w.dial()
+	_, err = late.Getattr(ctx, h)
 	wantStatus(t, err, nfsclient.Stale)
 }

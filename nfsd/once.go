@@ -89,9 +89,9 @@ func (r *request) answeredBefore() bool {
 	}
 	defer ex.calls.Done()
 	b, ok := ex.Tree.Reply(r.callKey(args))
-	// It was synced before it was sent, but perhaps not before the daemon was killed.
+	// It may have been logged and not be on disk: the call is still being made, its sync failed, or the daemon was killed.
 	if !ok || ex.Tree.Sync(ex.ctx) != nil {
-		return false
+		return false // once tries, and tells
 	}
 	r.Out.B = append(r.Out.B, b...)
 	return true
@@ -109,14 +109,7 @@ func (r *request) once(ctx context.Context, args []byte, c changer) oncrpc.Statu
 	for {
 		own, first := r.s.running.begin(key)
 		if first {
-			b, ok := r.ex.Tree.Reply(key) // it may have been made since answeredBefore
-			if !ok {
-				b = r.make(ctx, key, c)
-			}
-			own.answer = b
-			r.s.running.end(key, own)
-			r.Out.B = append(r.Out.B, own.answer...)
-			return oncrpc.Success
+			return r.first(ctx, key, own, c)
 		}
 		select {
 		case <-own.done:
@@ -130,25 +123,41 @@ func (r *request) once(ctx context.Context, args []byte, c changer) oncrpc.Statu
 	}
 }
 
+// first makes the change for all who ask for it at this time.
+func (r *request) first(ctx context.Context, key fs.CallKey, own *running, c changer) oncrpc.Status {
+	defer r.s.running.end(key, own) // also when the tree panics: the next one makes it
+	b, ok := r.ex.Tree.Reply(key)   // it may have been made since answeredBefore, or its sync have failed
+	if !ok {
+		b = r.make(ctx, key, c)
+	} else if err := r.ex.Tree.Sync(ctx); err != nil {
+		b = r.encode(c, &fs.Outcome{}, err)
+	}
+	own.answer = b
+	r.Out.B = append(r.Out.B, b...)
+	return oncrpc.Success
+}
+
+// encode returns the answer to a change.
+func (r *request) encode(c changer, o *fs.Outcome, err error) []byte {
+	var b xdr.Encoder
+	c.encode(answer{&b, r.ex.ID}, o, statusOf(err))
+	return b.B
+}
+
 // make makes the change, durably, and returns its answer.
 func (r *request) make(ctx context.Context, key fs.CallKey, c changer) []byte {
-	encode := func(o *fs.Outcome, err error) []byte {
-		var b xdr.Encoder
-		c.encode(answer{&b, r.ex.ID}, o, statusOf(err))
-		return b.B
-	}
 	var logged []byte
 	var refused error
 	o, err := c.do(&fs.Call{Key: key, Reply: func(o *fs.Outcome, err error) []byte {
-		logged, refused = encode(o, err), err
+		logged, refused = r.encode(c, o, err), err
 		return logged
 	}})
 	if logged == nil || (err == nil) != (refused == nil) { // it did not get into the log
-		return encode(&o, err)
+		return r.encode(c, &o, err)
 	}
 	if err := r.ex.Tree.Sync(ctx); err != nil {
 		r.s.failures.log(r.s.log, "sync", r.ex.Path, uint64(o.Node.ID), err)
-		return encode(&fs.Outcome{}, err)
+		return r.encode(c, &fs.Outcome{}, err)
 	}
 	return logged
 }

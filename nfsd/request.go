@@ -131,6 +131,9 @@ func (r *request) enter(h handle) status {
 		return statusAcces
 	}
 	if !ex.enter(r.Client.Addr(), now) {
+		if r.s.export(h.export) != nil { // it was replaced just now
+			return statusJukebox
+		}
 		return statusStale
 	}
 	r.ex, r.rule = ex, rule
@@ -294,6 +297,13 @@ func (e answer) wcc(before, after *fs.Attr) {
 	if after.ID == 0 {
 		after = before // nothing was changed
 	}
+	e.post(after)
+}
+
+// changed appends the wcc_data of data that was written: without attributes from before, because they would have to be
+// those at the very moment of the change, or a client takes the change of another for its own (RFC 1813, section 2.6).
+func (e answer) changed(after *fs.Attr) {
+	e.Bool(false)
 	e.post(after)
 }
 

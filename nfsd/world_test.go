@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"livemount/blockdev"
+	"livemount/fs"
 	"livemount/fs/datastore/dstest"
 	"livemount/internal/vfs"
 	"livemount/nfsd"
@@ -53,6 +54,8 @@ type options struct {
 	rules []nfsd.Rule
 	admit func(int64) error
 	disk  blockdev.Reader
+	fail  func(op vfs.Op, name string) error
+	tree  func(fs.Mutable) fs.Mutable
 }
 
 func start(t testing.TB, o options) *world {
@@ -74,7 +77,11 @@ func (w *world) run(o options) {
 	w.t.Helper()
 	ctx := context.Background()
 	var err error
-	w.ds, err = dstest.Open(ctx, dstest.Options{FS: w.mem, Disk: w.disk, Admit: o.admit})
+	var fsys vfs.FS = w.mem
+	if o.fail != nil {
+		fsys = &vfs.Faulty{FS: w.mem, Fail: o.fail}
+	}
+	w.ds, err = dstest.Open(ctx, dstest.Options{FS: fsys, Disk: w.disk, Admit: o.admit})
 	must(w.t, err)
 	w.server, err = nfsd.New(nfsd.Options{Key: [32]byte{7}})
 	must(w.t, err)
@@ -82,6 +89,9 @@ func (w *world) run(o options) {
 		o.rules = []nfsd.Rule{{Network: netip.MustParsePrefix("127.0.0.0/8"), Insecure: true}}
 	}
 	w.export = &nfsd.Export{ID: exportID, Path: "/web-1234", Tree: w.ds, Rules: o.rules, Traffic: &nfsd.Traffic{}, Mounted: w.note, Clients: w.clients}
+	if o.tree != nil {
+		w.export.Tree = o.tree(w.ds)
+	}
 	must(w.t, w.server.Put(w.export))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(w.t, err)
@@ -91,7 +101,9 @@ func (w *world) run(o options) {
 	w.stop = func() {
 		w.server.Close()
 		must(w.t, <-served)
-		must(w.t, w.ds.Close(ctx))
+		if err := w.ds.Close(ctx); o.fail == nil {
+			must(w.t, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -48,7 +49,8 @@ func (s *Server) startCommit(ctx context.Context, m *mount, branch string) (*job
 	if err != nil {
 		return nil, err
 	}
-	if err := m.addFrozen(plan, frozen); err != nil {
+	// Ids of files never come back: what is there now was there when the log was frozen.
+	if err := errors.Join(m.checkDisksAreThere(), m.addFrozen(plan, frozen)); err != nil {
 		frozen.Close() // it never fails
 		return nil, err
 	}

@@ -73,8 +73,11 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 		err = m.mountTree(ctx, tree)
 	}
 	if err != nil {
-		m.withdraw()
+		m.standBack(fresh)
 		return errors.Join(err, m.release())
+	}
+	if !m.rec.NFS {
+		m.withdraw() // what held clients of another time
 	}
 	m.leaving, m.failure = false, nil
 	return nil

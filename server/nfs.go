@@ -54,7 +54,11 @@ func openNFS(c *Config, clk clock.Clock, log *slog.Logger) (*nfsService, error) 
 	n.Server, err = nfsd.New(nfsd.Options{
 		Key: key, MaxConnections: c.NFSConnections, MaxInFlight: c.NFSInFlight, Clock: clk, Log: log,
 	})
-	return n, err
+	if err != nil {
+		n.stop()
+		return nil, err
+	}
+	return n, nil
 }
 
 // loadKey reads the key, of which there are two copies, or makes a new one.
@@ -65,7 +69,9 @@ func (n *nfsService) loadKey() (key [32]byte, err error) {
 		b, err := vfs.ReadChecked(vfs.OS{}, name, 1<<10)
 		if err == nil && len(b) == len(key) && found == nil {
 			found = b
-		} else if err != nil && !errs.Is(err, errs.NotFound) {
+		} else if err != nil && !errs.Is(err, errs.NotFound) && !errs.Is(err, errs.Corrupt) {
+			return key, err // it may well be good
+		} else if errs.Is(err, errs.Corrupt) {
 			n.log.Warn("a copy of the key of NFS handles is bad", "file", name, "err", err)
 		}
 	}

@@ -121,12 +121,23 @@ func (s *Server) holdUnknown(name string) {
 	}
 }
 
-// withdraw ends the export, if there is one.
+// withdraw ends the export, if there is one, also one that holds clients.
 func (m *mount) withdraw() {
-	if m.rec.NFS && !m.s.stopping() {
+	if !m.s.stopping() {
 		m.s.nfs.Withdraw(uint64(m.rec.ID))
 	}
 	m.export = nil
+}
+
+// standBack lets clients wait again, after a failure to serve a mount that they may have mounted. One that nobody can
+// have mounted yet is not held.
+func (m *mount) standBack(fresh bool) {
+	switch m.export = nil; {
+	case fresh:
+		m.withdraw()
+	case m.rec.NFS:
+		m.holdNFS()
+	}
 }
 
 // callersFor is how long ago a client that is connected must have called, to count as one that has it mounted. Clients
@@ -183,8 +194,8 @@ type nfsClients struct {
 
 // clientsMax bounds the clients of a mount, pathsMax what one has mounted of it.
 const (
-	clientsMax = 10000
-	pathsMax   = 100
+	clientsMax = 2000
+	pathsMax   = 20
 )
 
 func clientsFile(m *mount) string { return filepath.Join(m.dir, "clients") }

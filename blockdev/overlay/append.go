@@ -185,7 +185,7 @@ func (l *Log) apply(e essentials, s *segment, off int64) {
 		l.node(e.node).put(extent{off: e.off, len: e.length, seg: segZero}, &l.live)
 	case kindSize:
 		l.node(e.node).resize(e.off, &l.live)
-	case kindMeta:
+	case kindMeta, kindMirror:
 		if e.node != 0 {
 			l.node(e.node).resize(e.off, &l.live)
 		}
@@ -261,6 +261,9 @@ const sizeEnd = 1 << 62
 func (l *Log) forget(id uint64) {
 	if n := l.nodes[id]; n != nil {
 		n.extents.splice(0, sizeEnd, nil, &l.live)
+		if !n.attached { // found in the log only
+			delete(l.nodes, id)
+		}
 		n.sizeKnown = false
 		n.size.Store(n.given)
 	}

@@ -219,7 +219,11 @@ func (l *Log) appendMeta(ctx context.Context, e essentials, payload []byte, free
 	if int64(len(payload)) > l.payloadLimit() {
 		return errs.New(errs.Invalid, "payload of %d bytes, more than the %d allowed", len(payload), l.payloadLimit())
 	}
-	e.kind, e.length = kindMeta, int64(len(payload))
+	e.kind = kindMeta
+	if len(payload) <= mirrorMax {
+		e.kind, payload = kindMirror, mirror(payload)
+	}
+	e.length = int64(len(payload))
 	admit := l.opts.Admit
 	if freeing {
 		admit = l.opts.AdmitFreeing

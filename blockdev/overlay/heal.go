@@ -53,7 +53,7 @@ func (r *replayer) restore(e essentials, places []Position, next Position, want 
 		return err
 	}
 	switch {
-	case !e.hasPayload() || s != nil && bad == 0:
+	case !e.hasPayload() || s != nil && (bad == 0 || e.kind == kindMirror): // effect finds out whether a copy is good
 		r.rep.note("record %d before %v: bad header, healed", r.want, next)
 		err = r.effect(e, s, off)
 	case e.kind == kindData && s != nil:
@@ -79,9 +79,12 @@ func (r *replayer) locate(e essentials, places []Position) (best *segment, off, 
 		if s == nil || p.Offset < segmentHeaderBytes || !e.hasPayload() {
 			continue
 		}
-		n, _, err := r.badBlocks(s, p.Offset, e)
+		n, payload, err := r.badBlocks(s, p.Offset, e)
 		if err != nil {
 			return nil, 0, 0, err
+		}
+		if _, whole := unmirror(payload); whole && e.kind == kindMirror { // the table may be what is bad
+			n = 0
 		}
 		if n < bad || n == 0 && best == nil {
 			best, off, bad = s, p.Offset, n

@@ -171,6 +171,11 @@ func (l *Log) chooseCheckpoint(dir folder, r *replayer) (checkpointHead, error) 
 		rep.note("%v", err)
 		rep.Rotten, firstErr = true, err
 		l.resetIndex()
+		if l.opts.Restore != nil { // it may have been told of half a snapshot
+			if err := l.opts.Restore(nil); err != nil {
+				return none, err
+			}
+		}
 	}
 	if whole := len(dir.segments) == 0 || dir.segments[0] == 1; whole || l.opts.AcceptDamage {
 		return none, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"livemount/blockdev"
 	"livemount/internal/errs"
 )
 
@@ -30,6 +31,9 @@ func (l *Log) pieces(n *node, extents []extent, list []piece, off, end int64) ([
 	defer l.index.RUnlock()
 	if l.closed {
 		return nil, errs.New(errs.Invalid, "overlay log %s is closed", l.opts.Dir)
+	}
+	if err := blockdev.CheckRange(n.size.Load(), off, end-off); err != nil { // it may have become shorter just now
+		return nil, err
 	}
 	return n.pieces(l.live.segments, extents, list, off, end), nil
 }

@@ -21,6 +21,7 @@ const (
 	kindSize                   // offset is the new size of the node
 	kindMeta                   // payload of the layer above
 	kindForget                 // the node is gone
+	kindMirror                 // kindMeta whose payload is there twice (mirror.go)
 	kindEnd
 )
 
@@ -31,7 +32,9 @@ type essentials struct {
 	off, length int64
 }
 
-func (e essentials) hasPayload() bool { return e.kind == kindData || e.kind == kindMeta }
+func (e essentials) hasPayload() bool { return e.kind == kindData || e.isMeta() }
+
+func (e essentials) isMeta() bool { return e.kind == kindMeta || e.kind == kindMirror }
 
 func (e essentials) payload() int64 {
 	if e.hasPayload() {

@@ -166,13 +166,25 @@ func (r *replayer) step(e essentials, pos Position, want uint64) {
 
 // effect shows a record in the index, or to the layer above.
 func (r *replayer) effect(e essentials, s *segment, off int64) error {
-	if e.kind != kindMeta {
+	if !e.isMeta() {
 		r.l.apply(e, s, off)
 		return nil
 	}
 	bad, payload, err := r.badBlocks(s, off, e)
 	if err != nil {
 		return err
+	}
+	if e.kind == kindMirror {
+		whole, ok := unmirror(payload)
+		if ok && bad > 0 {
+			r.rep.Rotten = true
+			r.rep.note("record %d at %v: one copy of its payload is bad, healed", r.want, Position{s.number, off})
+		}
+		if payload = whole; ok {
+			bad = 0
+		} else {
+			bad = 1
+		}
 	}
 	if bad > 0 {
 		return r.lost(1, "the payload of a record of the layer above is bad")

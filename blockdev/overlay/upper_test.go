@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"testing"
 
 	"livemount/internal/errs"
@@ -89,4 +90,88 @@ func TestSizesAndForgottenNodesSurvive(t *testing.T) {
 		check()
 	}
 	must(t, l.Close())
+}
+
+// TestGrowingNodesAndSizesOfTheLayerAbove: a write behind the end, and a record of the layer above that sets a size, are
+// there after a crash as a whole or not at all.
+func TestGrowingNodesAndSizesOfTheLayerAbove(t *testing.T) {
+	u, mem := &upper{}, vfs.NewMem()
+	o := u.options(testOptions(mem))
+	l := mustCreate(t, o, nil)
+	must(t, l.Add(Node{ID: 7, Grows: true}))
+	d := mustDevice(t, l, 7)
+	must(t, d.WriteAt(bg(), stamp(1000, 1), 3000))
+	if d.Size() != 4000 || l.DataBytes(7) != 1000 {
+		t.Fatalf("size %d, %d bytes of data", d.Size(), l.DataBytes(7))
+	}
+	must(t, l.AppendSize(bg(), []byte("cut"), 7, 3500, func() { u.state = append(u.state, "cut"...) }))
+	must(t, l.AppendFreeing(bg(), bytes.Repeat([]byte("long"), 1000), func() { u.state = append(u.state, bytes.Repeat([]byte("long"), 1000)...) }))
+	must(t, d.WriteAt(bg(), stamp(10, 2), 5000))
+	want := make([]byte, 5010)
+	copy(want[3000:], stamp(1000, 1)[:500])
+	copy(want[5000:], stamp(10, 2))
+	state := bytes.Clone(u.state)
+	for _, clean := range []bool{false, true} {
+		if clean {
+			must(t, l.Clean(bg()))
+		}
+		must(t, l.Close())
+		u.state = nil
+		l, _ = mustOpen(t, o, nil)
+		must(t, l.Add(Node{ID: 7, Grows: true}))
+		if d = mustDevice(t, l, 7); !bytes.Equal(readAllOf(t, d), want) || !bytes.Equal(u.state, state) {
+			t.Fatalf("clean %v: %d bytes, state of %d", clean, d.Size(), len(u.state))
+		}
+	}
+	must(t, l.Forget(bg(), 7))
+	must(t, l.Close())
+	l, _ = mustOpen(t, o, nil)
+	if n := len(l.nodes); n != 0 {
+		t.Errorf("%d nodes of what was forgotten", n)
+	}
+	must(t, l.Close())
+}
+
+// TestARottenByteInARecordOfTheLayerAboveIsHealed flips each byte of such a record in turn.
+func TestARottenByteInARecordOfTheLayerAboveIsHealed(t *testing.T) {
+	u, mem := &upper{}, vfs.NewMem()
+	o := u.options(testOptions(mem))
+	l := mustCreate(t, o, []Node{{ID: 1, Size: 50000}})
+	must(t, u.append(l, []byte("first")))
+	must(t, l.AppendSize(bg(), []byte("second"), 1, 40000, func() { u.state = append(u.state, "second"...) }))
+	must(t, u.append(l, []byte("third")))
+	must(t, l.Close())
+	at, record := int64(segmentHeaderBytes), essentials{kind: kindMirror, length: 2 * (5 + mirrorTrailer)}
+	second := essentials{kind: kindMirror, length: 2 * (6 + mirrorTrailer)}
+	at += record.bytes()
+	for off := at; off < at+second.bytes(); off++ {
+		u.state = nil
+		opts := o
+		opts.FS = flipped(t, mem, off)
+		l, _, err := Open(bg(), opts, []Node{{ID: 1, Size: 50000}})
+		if err != nil {
+			t.Fatalf("byte %d: %v", off-at, err)
+		}
+		if string(u.state) != "firstsecondthird" || mustDevice(t, l, 1).Size() != 40000 {
+			t.Fatalf("byte %d: %q, size %d", off-at, u.state, mustDevice(t, l, 1).Size())
+		}
+		must(t, l.Close())
+	}
+}
+
+// flipped is a copy of the file system with one byte of the first segment inverted.
+func flipped(t *testing.T, mem *vfs.Mem, off int64) *vfs.Mem {
+	t.Helper()
+	clone := mem.CrashClone(rand.New(rand.NewPCG(1, 1)))
+	f, err := clone.OpenRW(segmentName(testDir, 1))
+	must(t, err)
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, off)
+	must(t, err)
+	b[0] ^= 0xff
+	_, err = f.WriteAt(b, off)
+	must(t, err)
+	must(t, f.Sync())
+	must(t, f.Close())
+	return clone
 }

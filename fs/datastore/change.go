@@ -25,10 +25,29 @@ func (s *Store) change(ctx context.Context, c *fs.Call, fill func(p *plan) error
 	}
 	p, err := s.changeInOrder(ctx, c, fill)
 	if err == nil && p.removed != nil && s.unused(p.removed) {
-		// An error is that of a log that takes nothing any more; the next Start tries again.
-		_ = s.forget(ctx, p.removed)
+		s.drop(ctx, p.removed)
+	} else if s.undropped.Load() {
+		s.dropAll(ctx)
 	}
 	return p.out, err
+}
+
+// drop forgets what has no name and no holder. When the log takes nothing at the moment, it is tried again with the next
+// change, and at the next Start: what was removed is removed.
+func (s *Store) drop(ctx context.Context, in *inode) {
+	if s.forget(context.WithoutCancel(ctx), in) != nil {
+		s.undropped.Store(true)
+	}
+}
+
+// dropAll drops what could not be dropped before.
+func (s *Store) dropAll(ctx context.Context) {
+	s.undropped.Store(false)
+	for _, in := range s.unnamed() {
+		if s.unused(in) {
+			s.drop(ctx, in)
+		}
+	}
 }
 
 func (s *Store) changeInOrder(ctx context.Context, c *fs.Call, fill func(p *plan) error) (*plan, error) {
@@ -51,6 +70,7 @@ func (s *Store) changeInOrder(ctx context.Context, c *fs.Call, fill func(p *plan
 	}
 	if err := s.write(ctx, p); err != nil && refused == nil {
 		p.out.Dir.After, p.out.Other.After, p.removed = fs.Attr{}, fs.Attr{}, nil
+		p.out.Node, p.out.NodeGood = p.out.Before, false // nothing of it was done
 		return p, err
 	}
 	return p, refused
@@ -109,6 +129,9 @@ func (s *Store) forget(ctx context.Context, in *inode) error {
 			return nil
 		}
 		if err := s.forgetBytes(ctx, in, c); err != nil {
+			in.io.Lock()
+			in.forgot = false
+			in.io.Unlock()
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"livemount/blockdev"
@@ -75,6 +76,8 @@ type Store struct {
 	log      Log                      // nil when read-only
 	disks    map[fs.NodeID]diskSource // set by Start
 	shut     bool                     // guarded by ops: Close was called
+
+	undropped atomic.Bool // something without a name could not be dropped
 
 	ops sync.Mutex // one change of names or attributes at a time; taken before the log's locks and mu
 
@@ -153,7 +156,12 @@ func (s *Store) Start(ctx context.Context, log Log, disks []Disk) error {
 		s.disks[d.ID] = src
 	}
 	for _, in := range s.unnamed() {
-		if err := s.forget(ctx, in); err != nil {
+		err := s.forget(ctx, in)
+		if errs.Is(err, errs.NoSpace) { // reads go on, and it is tried again
+			s.undropped.Store(true)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -266,8 +274,7 @@ func (s *Store) Release(n fs.Node) {
 	gone := in.holds == 0 && in.names == 0
 	s.mu.Unlock()
 	if gone {
-		// An error is that of a log that takes nothing any more; the next Start tries again.
-		_ = s.forget(context.Background(), in)
+		s.drop(context.Background(), in)
 	}
 }
 
@@ -295,7 +302,7 @@ func (s *Store) PathOf(id fs.NodeID) string {
 // pathMax is the longest path that anybody can use (PATH_MAX).
 const pathMax = 4096
 
-// Close writes down the times of the last writes. It does not close the log.
+// Close writes down the times of the last writes, if there is room. It does not close the log.
 func (s *Store) Close(ctx context.Context) error {
 	s.ops.Lock()
 	defer s.ops.Unlock()
@@ -308,13 +315,22 @@ func (s *Store) Close(ctx context.Context) error {
 	for _, in := range s.stale() {
 		list = append(list, in.timesEffect())
 		if len(list) == batch {
-			if err := s.commit(ctx, list); err != nil {
+			if err := s.commitTimes(ctx, list); err != nil {
 				return err
 			}
 			list = nil
 		}
 	}
-	return s.commit(ctx, list)
+	return s.commitTimes(ctx, list)
+}
+
+// commitTimes logs times. On a full disk they stay a little older.
+func (s *Store) commitTimes(ctx context.Context, list []effect) error {
+	err := s.write(ctx, &plan{effects: list, freeing: true})
+	if errs.Is(err, errs.NoSpace) {
+		return nil
+	}
+	return err
 }
 
 // stale returns the inodes whose times the log does not have.

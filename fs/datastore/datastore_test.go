@@ -367,3 +367,64 @@ func TestPathsOfAnyDepth(t *testing.T) {
 		t.Errorf("a path of %d bytes", len(p))
 	}
 }
+
+// TestAFullDiskKeepsNothingFromClosingOrOpening: what was removed while not even removing had room is dropped later; the
+// datastore closes, opens and is read.
+func TestAFullDiskKeepsNothingFromClosingOrOpening(t *testing.T) {
+	mem, full := vfs.NewMem(), false
+	admit := func(int64) error {
+		if full {
+			return errs.New(errs.NoSpace, "full")
+		}
+		return nil
+	}
+	calls := 0
+	o := dstest.Options{FS: mem, Admit: admit, AdmitFreeing: func(int64) error {
+		if calls++; full && calls > 1 { // the removal itself goes in, and nothing after it
+			return errs.New(errs.NoSpace, "full")
+		}
+		return nil
+	}}
+	ds := open(t, o)
+	f := makeFile(t, ds, fs.RootID, "f")
+	kept := makeFile(t, ds, fs.RootID, "kept")
+	must(t, f.WriteAt(t.Context(), make([]byte, 1<<20), 0))
+	must(t, kept.WriteAt(t.Context(), []byte("kept"), 0))
+	full, calls = true, 0
+	_, err := ds.Remove(t.Context(), fs.RootID, "f", false, nil)
+	must(t, err)
+	if n := ds.Log.DataBytes(uint64(f.ID())); n == 0 {
+		t.Fatal("the test has tested nothing")
+	}
+	must(t, ds.Close(t.Context()))
+	ds = open(t, o)
+	n, err := ds.Node(kept.ID())
+	must(t, err)
+	p := make([]byte, 4)
+	if err := n.(fs.Regular).ReadAt(t.Context(), p, 0); err != nil || string(p) != "kept" {
+		t.Errorf("%q, %v", p, err)
+	}
+	full = false
+	makeFile(t, ds, fs.RootID, "g")
+	if n := ds.Log.DataBytes(uint64(f.ID())); n != 0 {
+		t.Errorf("%d bytes of a removed file are there", n)
+	}
+}
+
+func TestExplicitTimesAreKept(t *testing.T) {
+	mem, c := vfs.NewMem(), &clock.Fixed{T: time.Unix(1000, 0)}
+	ds := open(t, dstest.Options{FS: mem, Clock: c})
+	f := makeFile(t, ds, fs.RootID, "f")
+	c.Advance(5 * time.Second)
+	must(t, f.WriteAt(t.Context(), []byte("x"), 0))
+	c.Advance(time.Second)
+	past := time.Unix(77, 5)
+	_, err := ds.SetAttr(t.Context(), f.ID(), fs.SetAttr{Accessed: &past, Modified: &past}, time.Time{}, nil)
+	must(t, err)
+	must(t, ds.Sync(t.Context()))
+	n, err := open(t, dstest.Options{FS: mem.CrashClone(rand.New(rand.NewPCG(1, 1))), Clock: c}).Node(f.ID())
+	must(t, err)
+	if a := n.Attr(); !a.Modified.Equal(past) || !a.Accessed.Equal(past) || !a.Changed.Equal(f.Attr().Changed) {
+		t.Errorf("%+v", a)
+	}
+}

@@ -138,10 +138,10 @@ func (s *Store) applyTimes(e *effect, live bool) {
 		raise(&in.logged, e.attr.changed)
 		return
 	}
-	in.accessed.Store(e.attr.accessed)
-	in.modified.Store(e.attr.modified)
-	in.changed.Store(e.attr.changed)
-	in.logged.Store(e.attr.changed)
+	// They only rise: a change of attributes that came between may have set others, and stands before this in the log.
+	raise(&in.modified, e.attr.modified)
+	raise(&in.changed, e.attr.changed)
+	raise(&in.logged, e.attr.changed)
 }
 
 // enter makes a name. A folder has one only.

@@ -121,6 +121,14 @@ func (l *layer) content(ctx context.Context, id fs.NodeID, b []byte) error {
 		return err
 	}
 	dev, err := l.s.log.Device(uint64(id))
+	if err == nil && dev.Size() > 0 { // of a first try, perhaps longer
+		if err = l.s.log.Forget(ctx, uint64(id)); err == nil {
+			err = l.s.log.AddNode(uint64(id))
+		}
+		if err == nil {
+			dev, err = l.s.log.Device(uint64(id))
+		}
+	}
 	if err != nil {
 		return err
 	}

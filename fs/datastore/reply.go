@@ -13,7 +13,7 @@ import (
 const (
 	repliesMax = 16384 // as many as many connections may have under way
 	refusalMax = 4096  // of calls that were refused; they push no others out
-	repliesFor = 5 * time.Minute
+	repliesFor = 30 * time.Minute
 )
 
 type reply struct {

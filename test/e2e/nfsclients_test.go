@@ -98,9 +98,10 @@ func TestQemuOverNFS(t *testing.T) {
 	w.run("qemu-io", "-f", "raw", "-r", "-c", "read -P 0x5a 1M 64k", "-c", "read -P 0xa5 5000 300", flat)
 	w.run("qemu-img", "bench", "-f", "raw", "-w", "-c", "2000", "-d", "32", "-s", "4096", flat)
 	w.run("qemu-img", "bench", "-f", "raw", "-c", "2000", "-d", "32", "-s", "65536", flat)
+	w.run("qemu-io", "-f", "raw", "-c", "write -P 0x77 9M 64k", "-c", "flush", flat)
 	w.d.Kill()
 	w.d.Start()
-	w.run("qemu-io", "-f", "raw", "-r", "-c", "read -P 0x5a 15M 0", flat)
+	w.run("qemu-io", "-f", "raw", "-r", "-c", "read -P 0x77 9M 64k", "-c", "read -P 0 1M 64k", flat)
 	ro := w.d.Mount("vm@latest", filepath.Join(w.dir, "ro"), "--read-only")
 	if sum, err := harness.SumFile(ro.Disks[0].Path); err != nil || sum != harness.Sum(w.disk) {
 		t.Errorf("the point changed: %v", err)

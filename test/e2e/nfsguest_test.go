@@ -127,6 +127,7 @@ ln data2 link
 [ "$(stat -c %h link)" = 2 ]
 dd if=/dev/null of=link bs=1 seek=100000 2>/dev/null
 [ "$(stat -c %s data2)" = 100000 ]
+md5sum < data2 > /tmp/sum
 rm data2
 truncate -s 3G sparse
 [ "$(stat -c %s sparse)" = 3221225472 ]
@@ -156,7 +157,7 @@ cd /mnt/vm
 [ "$(dd if=sparse bs=1 skip=3000000000 count=1 2>/dev/null)" = x ]
 [ "$(ls many | wc -l)" = 10000 ]
 [ ! -e new ]
-[ "$(md5sum < link)" = "$(md5sum < link)" ]
+[ "$(md5sum < link)" = "$(cat /tmp/sum)" ]
 cd /
 `
 
