@@ -10,14 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"livemount/blockdev"
-	"livemount/fs"
 	"livemount/internal/errs"
-	"livemount/internal/vfs"
 	"livemount/nfsd"
 	"livemount/nfsd/oncrpc"
 	"livemount/nfsd/xdr"
@@ -157,100 +154,6 @@ func TestUncheckedCreateTakesWhatIsThere(t *testing.T) {
 	wantStatus(t, err, nfsclient.Inval)
 }
 
-// TestAChangeSentAgainGetsItsFirstAnswer sends each call that is not idempotent three times with one number: while the
-// first runs or just after, and after a crash.
-func TestAChangeSentAgainGetsItsFirstAnswer(t *testing.T) {
-	w := start(t, options{})
-	c, ctx := w.dial(), t.Context()
-	root, web := w.root(c)
-	h, _, err := c.Create(ctx, web, "f", 1, nfsclient.Nothing())
-	must(t, err)
-	_, _, err = c.Mkdir(ctx, web, "d")
-	must(t, err)
-	type call struct {
-		name string
-		proc uint32
-		args func(*xdr.Encoder)
-		ok   bool
-	}
-	calls := []call{
-		{"create", nfsclient.Create, func(e *xdr.Encoder) {
-			nfsclient.Dirop(web, "new")(e)
-			e.Uint32(1)
-			nfsclient.Nothing().Append(e)
-		}, true},
-		{"mkdir", nfsclient.Mkdir, func(e *xdr.Encoder) { nfsclient.Dirop(web, "dir")(e); nfsclient.Nothing().Append(e) }, true},
-		{"symlink", nfsclient.Symlink, func(e *xdr.Encoder) {
-			nfsclient.Dirop(web, "sym")(e)
-			nfsclient.Nothing().Append(e)
-			e.String("to")
-		}, true},
-		{"link", nfsclient.Link, func(e *xdr.Encoder) { e.Opaque(h); nfsclient.Dirop(root, "l")(e) }, true},
-		{"setattr", nfsclient.Setattr, func(e *xdr.Encoder) {
-			e.Opaque(h)
-			nfsclient.Set{Mode: 0o600, UID: -1, GID: -1, Size: 10}.Append(e)
-			e.Bool(false)
-		}, true},
-		{"rename", nfsclient.Rename, func(e *xdr.Encoder) { nfsclient.Dirop(web, "f")(e); nfsclient.Dirop(web, "g")(e) }, true},
-		{"remove", nfsclient.Remove, nfsclient.Dirop(web, "g"), true},
-		{"rmdir", nfsclient.Rmdir, nfsclient.Dirop(web, "d"), true},
-		{"refused remove", nfsclient.Remove, nfsclient.Dirop(web, "nothing"), false},
-		{"refused mkdir", nfsclient.Mkdir, func(e *xdr.Encoder) { nfsclient.Dirop(web, "dir")(e); nfsclient.Nothing().Append(e) }, false},
-	}
-	answers := make([][]byte, len(calls))
-	for i, k := range calls {
-		const times = 8
-		got := make([][]byte, times)
-		var wg sync.WaitGroup
-		for n := range times {
-			wg.Go(func() {
-				var err error
-				if got[n], err = c.CallXID(ctx, uint32(1000+i), nfsclient.NFS, 3, k.proc, c.Cred, nfsclient.Encode(k.args)); err != nil {
-					t.Errorf("%s: %v", k.name, err)
-				}
-			})
-		}
-		wg.Wait()
-		answers[i] = got[0]
-		if _, err := nfsclient.Results(got[0]); (err == nil) != k.ok {
-			t.Errorf("%s: %v", k.name, err)
-		}
-		for _, b := range got {
-			if !bytes.Equal(b, got[0]) {
-				t.Errorf("%s: two answers, %x and %x", k.name, got[0], b)
-			}
-		}
-	}
-	// Now what was refused would work, and what worked would not.
-	_, _, err = c.Create(ctx, web, "nothing", 1, nfsclient.Nothing())
-	must(t, err)
-	must(t, c.Rmdir(ctx, web, "dir"))
-	before, err := c.List(ctx, web, 8192)
-	must(t, err)
-	for round := range 3 {
-		if round > 0 {
-			w.crash(options{})
-			c = w.dial()
-		}
-		for i, k := range calls {
-			b, err := c.CallXID(ctx, uint32(1000+i), nfsclient.NFS, 3, k.proc, c.Cred, nfsclient.Encode(k.args))
-			if err != nil || !bytes.Equal(b, answers[i]) {
-				t.Errorf("round %d, %s: %v, %x, not %x", round, k.name, err, b, answers[i])
-			}
-		}
-		after, err := c.List(ctx, web, 8192)
-		must(t, err)
-		if fmt.Sprint(before) != fmt.Sprint(after) {
-			t.Errorf("round %d: %v, not %v", round, after, before)
-		}
-	}
-	// The same number for another call is another call.
-	b, err := c.CallXID(ctx, 1000, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, nfsclient.Encode(calls[1].args))
-	must(t, err)
-	_, err = nfsclient.Results(b)
-	must(t, err)
-}
-
 func TestAcknowledgedMeansOnDisk(t *testing.T) {
 	w := start(t, options{})
 	c, ctx := w.dial(), t.Context()
@@ -361,109 +264,6 @@ func TestHandlesOfOthersAreRefused(t *testing.T) {
 	}
 }
 
-func TestRulesOfAnExport(t *testing.T) {
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
-	t.Run("strangers are not heard", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: netip.MustParsePrefix("10.0.0.0/8")}}})
-		c := w.dial()
-		if _, err := c.MountPath(t.Context(), "/web-1234"); err == nil {
-			t.Error("a stranger mounted")
-		}
-	})
-	t.Run("ports of any user are refused", func(t *testing.T) {
-		secure, insecure := []nfsd.Rule{{Network: loopback}}, []nfsd.Rule{{Network: loopback, Insecure: true}}
-		w := start(t, options{rules: secure})
-		c := w.dial()
-		if _, err := c.MountPath(t.Context(), "/web-1234"); err == nil {
-			t.Error("mounted from a port that any user can have")
-		}
-		w.server.SetRules(w.export, insecure)
-		c = w.dial()
-		root, _ := w.root(c)
-		w.server.SetRules(w.export, secure)
-		_, err := c.Getattr(t.Context(), root)
-		wantStatus(t, err, nfsclient.Acces)
-		_, err = c.MountPath(t.Context(), "/web-1234")
-		wantStatus(t, err, nfsclient.Acces)
-		_, err = c.Call(t.Context(), nfsclient.Mount, 3, 4, c.Cred, nil) // UMNTALL
-		must(t, err)
-		if len(w.clients()) != 1 {
-			t.Error("a client was forgotten, as any user of its machine wished")
-		}
-	})
-	t.Run("groups are squashed as well", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true}}})
-		c, ctx := w.dial(), t.Context()
-		_, web := w.root(c)
-		h, _, err := c.Create(ctx, web, "f", 1, nfsclient.Set{Mode: 0o640, UID: -1, GID: -1, Size: -1})
-		must(t, err)
-		for _, cred := range []oncrpc.Cred{oncrpc.Sys("test", 5, 0), oncrpc.Sys("test", 5, 5, 7, 0)} {
-			c.Cred = cred
-			_, _, err = c.Read(ctx, h, 0, 10)
-			must(t, err)
-			w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback, Insecure: true, RootSquash: true, AnonUID: 65534, AnonGID: 65534}})
-			_, _, err = c.Read(ctx, h, 0, 10)
-			wantStatus(t, err, nfsclient.Acces)
-			w.server.SetRules(w.export, []nfsd.Rule{{Network: loopback, Insecure: true}})
-		}
-	})
-	t.Run("read-only", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true, ReadOnly: true}}})
-		c, ctx := w.dial(), t.Context()
-		_, web := w.root(c)
-		h, a, err := c.Lookup(ctx, web, "sda-flat.vmdk")
-		must(t, err)
-		if got, _, err := c.Read(ctx, h, 4096, 3); err != nil || !bytes.Equal(got, []byte{1, 1, 3}) || a.Size != 1<<20 {
-			t.Errorf("%x, %+v, %v", got, a, err)
-		}
-		_, _, err = c.Write(ctx, h, 0, []byte("x"), nfsclient.Unstable)
-		wantStatus(t, err, nfsclient.ROFS)
-		_, _, err = c.Mkdir(ctx, web, "d")
-		wantStatus(t, err, nfsclient.ROFS)
-		wantStatus(t, c.Remove(ctx, web, "web.vmx"), nfsclient.ROFS)
-		wantStatus(t, c.Setattr(ctx, h, nfsclient.Set{Mode: 0o777, UID: -1, GID: -1, Size: -1}), nfsclient.ROFS)
-	})
-	t.Run("root is squashed", func(t *testing.T) {
-		w := start(t, options{rules: []nfsd.Rule{{Network: loopback, Insecure: true, RootSquash: true, AnonUID: 65534, AnonGID: 65534}}})
-		c, ctx := w.dial(), t.Context()
-		_, web := w.root(c)
-		_, _, err := c.Mkdir(ctx, web, "d")
-		wantStatus(t, err, nfsclient.Acces)
-		h, _, err := c.Lookup(ctx, web, "sda-flat.vmdk")
-		must(t, err)
-		_, _, err = c.Read(ctx, h, 0, 10)
-		wantStatus(t, err, nfsclient.Acces)
-	})
-	t.Run("modes count for others than root", func(t *testing.T) {
-		w := start(t, options{})
-		c, ctx := w.dial(), t.Context()
-		root, web := w.root(c)
-		_, _, err := c.Mkdir(ctx, root, "home")
-		must(t, err)
-		home, _, err := c.Lookup(ctx, root, "home")
-		must(t, err)
-		must(t, c.Setattr(ctx, home, nfsclient.Set{Mode: 0o1777, UID: -1, GID: -1, Size: -1}))
-		user := w.dial()
-		user.Cred = oncrpc.Sys("test", 1000, 1000, 50)
-		_, _, err = user.Mkdir(ctx, web, "d")
-		wantStatus(t, err, nfsclient.Acces)
-		h, a, err := user.Create(ctx, home, "mine", 1, nfsclient.Set{Mode: 0o400, UID: 0, GID: 50, Size: -1})
-		must(t, err)
-		if a.UID != 1000 || a.GID != 50 {
-			t.Errorf("made for %d:%d", a.UID, a.GID)
-		}
-		_, _, err = user.Write(ctx, h, 0, []byte("the owner may"), nfsclient.Unstable)
-		must(t, err)
-		wantStatus(t, user.Setattr(ctx, h, nfsclient.Set{Mode: -1, UID: 1001, GID: -1, Size: -1}), 1)
-		other := w.dial()
-		other.Cred = oncrpc.Sys("test", 1001, 1001)
-		_, _, err = other.Read(ctx, h, 0, 10)
-		wantStatus(t, err, nfsclient.Acces)
-		wantStatus(t, other.Remove(ctx, home, "mine"), nfsclient.Acces)
-		must(t, user.Remove(ctx, home, "mine"))
-	})
-}
-
 func TestAFullDiskIsSaidAndReadsGoOn(t *testing.T) {
 	full := false
 	w := start(t, options{admit: func(int64) error {
@@ -544,86 +344,6 @@ func TestOldVersionsAndUnknownProceduresAreNamed(t *testing.T) {
 	}
 }
 
-// TestTheFirstAnswerWhateverCameBetween: a call that is sent again gets its answer, also when it would be refused now.
-func TestTheFirstAnswerWhateverCameBetween(t *testing.T) {
-	w := start(t, options{})
-	c, ctx := w.dial(), t.Context()
-	_, web := w.root(c)
-	dir, _, err := c.Mkdir(ctx, web, "d")
-	must(t, err)
-	must(t, c.Setattr(ctx, dir, nfsclient.Set{Mode: 0o777, UID: -1, GID: -1, Size: -1}))
-	user := w.dial()
-	user.Cred = oncrpc.Sys("test", 1000, 1000)
-	create := nfsclient.Encode(func(e *xdr.Encoder) {
-		nfsclient.Dirop(dir, "f")(e)
-		e.Uint32(1)
-		nfsclient.Nothing().Append(e)
-	})
-	first, err := user.CallXID(ctx, 7, nfsclient.NFS, 3, nfsclient.Create, user.Cred, create)
-	must(t, err)
-	_, err = nfsclient.Results(first)
-	must(t, err)
-	again := func(what string) {
-		t.Helper()
-		b, err := user.CallXID(ctx, 7, nfsclient.NFS, 3, nfsclient.Create, user.Cred, create)
-		if err != nil || !bytes.Equal(b, first) {
-			t.Errorf("%s: %x, %v, not %x", what, b, err, first)
-		}
-	}
-	must(t, c.Setattr(ctx, dir, nfsclient.Set{Mode: 0o555, UID: -1, GID: -1, Size: -1}))
-	again("no right to the folder")
-	must(t, c.Remove(ctx, dir, "f"))
-	must(t, c.Rmdir(ctx, web, "d"))
-	again("the folder is gone")
-	user.Cred = oncrpc.Sys("test", 1001, 1000)
-	b, err := user.CallXID(ctx, 7, nfsclient.NFS, 3, nfsclient.Create, user.Cred, create)
-	must(t, err)
-	_, err = nfsclient.Results(b)
-	wantStatus(t, err, nfsclient.Stale) // another user's call is another call
-}
-
-func TestBitsThatLetAFileRunAsAnother(t *testing.T) {
-	w := start(t, options{})
-	c, ctx := w.dial(), t.Context()
-	_, web := w.root(c)
-	mode := func(h []byte) uint32 {
-		t.Helper()
-		a, err := c.Getattr(ctx, h)
-		must(t, err)
-		return a.Mode
-	}
-	dir, _, err := c.Mkdir(ctx, web, "d")
-	must(t, err)
-	must(t, c.Setattr(ctx, dir, nfsclient.Set{Mode: 0o2777, UID: -1, GID: 50, Size: -1}))
-	user := w.dial()
-	user.Cred = oncrpc.Sys("test", 1000, 1000)
-	for _, change := range []func(h []byte) error{
-		func(h []byte) error { _, _, err := user.Write(ctx, h, 0, []byte("x"), nfsclient.Unstable); return err },
-		func(h []byte) error { return user.Setattr(ctx, h, nfsclient.Set{Mode: -1, UID: -1, GID: -1, Size: 0}) },
-		func(h []byte) error { return c.Setattr(ctx, h, nfsclient.Set{Mode: -1, UID: 7, GID: -1, Size: -1}) },
-	} {
-		h, _, err := c.Create(ctx, dir, "f", 0, nfsclient.Set{Mode: 0o6777, UID: 0, GID: -1, Size: -1})
-		must(t, err)
-		must(t, c.Setattr(ctx, h, nfsclient.Set{Mode: 0o6777, UID: 0, GID: -1, Size: -1}))
-		must(t, change(h))
-		if m := mode(h); m != 0o777 {
-			t.Errorf("mode %o is left", m)
-		}
-	}
-	h, a, err := user.Create(ctx, dir, "mine", 1, nfsclient.Set{Mode: 0o2755, UID: -1, GID: -1, Size: -1})
-	must(t, err)
-	if a.Mode != 0o755 || a.GID != 50 {
-		t.Errorf("made with mode %o of group %d", a.Mode, a.GID)
-	}
-	must(t, user.Setattr(ctx, h, nfsclient.Set{Mode: 0o2777, UID: -1, GID: -1, Size: -1}))
-	if m := mode(h); m != 0o777 {
-		t.Errorf("set to mode %o", m)
-	}
-	if _, a, err = user.Mkdir(ctx, dir, "sub"); err != nil || a.Mode != 0o2755 || a.GID != 50 {
-		t.Errorf("a folder in a folder with the setgid bit: %+v, %v", a, err)
-	}
-}
-
 // TestWithdrawnUnderSlowReaders: an export ends at once, though clients take no answers and hold all buffers.
 func TestWithdrawnUnderSlowReaders(t *testing.T) {
 	w := start(t, options{disk: blockdev.NewMem(8 << 20)})
@@ -649,66 +369,6 @@ func TestWithdrawnUnderSlowReaders(t *testing.T) {
 	}
 	_, err = c.Getattr(ctx, h)
 	wantStatus(t, err, nfsclient.Stale)
-}
-
-// TestAFailedSyncIsNeverAnsweredAsDone: a change that could not be made durable is an error, however often it is sent.
-func TestAFailedSyncIsNeverAnsweredAsDone(t *testing.T) {
-	var broken atomic.Bool
-	w := start(t, options{fail: func(op vfs.Op, _ string) error {
-		if op == vfs.OpSync && broken.Load() {
-			return errs.New(errs.Other, "the disk is gone")
-		}
-		return nil
-	}})
-	c, ctx := w.dial(), t.Context()
-	_, web := w.root(c)
-	h, _, err := c.Create(ctx, web, "f", 1, nfsclient.Nothing())
-	must(t, err)
-	broken.Store(true)
-	for range 3 {
-		b, err := c.CallXID(ctx, 99, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, nfsclient.Encode(func(e *xdr.Encoder) {
-			nfsclient.Dirop(web, "d")(e)
-			nfsclient.Nothing().Append(e)
-		}))
-		must(t, err)
-		_, err = nfsclient.Results(b)
-		wantStatus(t, err, nfsclient.IO)
-	}
-	_, _, err = c.Write(ctx, h, 0, []byte("x"), nfsclient.FileSync)
-	wantStatus(t, err, nfsclient.IO)
-	_, err = c.Commit(ctx, h)
-	wantStatus(t, err, nfsclient.IO)
-	_, _, err = c.Read(ctx, h, 0, 10)
-	must(t, err)
-}
-
-// panicky panics at the first change.
-type panicky struct {
-	fs.Mutable
-	done atomic.Bool
-}
-
-func (p *panicky) Make(ctx context.Context, dir fs.NodeID, name string, m fs.Make, c *fs.Call) (fs.Outcome, error) {
-	if !p.done.Swap(true) {
-		panic("a bug")
-	}
-	return p.Mutable.Make(ctx, dir, name, m, c)
-}
-
-func TestAPanicIsOneCallsFailure(t *testing.T) {
-	w := start(t, options{tree: func(m fs.Mutable) fs.Mutable { return &panicky{Mutable: m} }})
-	c, ctx := w.dial(), t.Context()
-	_, web := w.root(c)
-	args := nfsclient.Encode(func(e *xdr.Encoder) { nfsclient.Dirop(web, "d")(e); nfsclient.Nothing().Append(e) })
-	_, err := c.CallXID(ctx, 5, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, args)
-	if !oncrpc.Failed(err, oncrpc.SystemErr) {
-		t.Errorf("a panic is answered %v", err)
-	}
-	b, err := c.CallXID(ctx, 5, nfsclient.NFS, 3, nfsclient.Mkdir, c.Cred, args)
-	must(t, err)
-	_, err = nfsclient.Results(b)
-	must(t, err)
-	w.server.Withdraw(exportID) // waits for no call that panicked
 }
 
 // TestExportsThatComeAndGo: the verifier tells that a tree was opened anew; clients of what is gone are told so on new
