@@ -3,6 +3,7 @@ package crash
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -95,6 +96,13 @@ type known struct {
 	names   []string
 }
 
+// sent is a change that was answered.
+type sent struct {
+	xid, proc uint32
+	args      func(*xdr.Encoder)
+	answer    []byte
+}
+
 // worker changes files in a folder of its own. Each change is acknowledged before the next, so it knows exactly what is
 // there.
 type worker struct {
@@ -104,6 +112,7 @@ type worker struct {
 	files  []*known
 	serial int
 	done   int // changes
+	last   sent
 }
 
 func (w *worker) run(stop <-chan struct{}) error {
@@ -131,10 +140,10 @@ func (w *worker) change(proc uint32, args func(*xdr.Encoder)) (xdr.Decoder, erro
 	if err != nil {
 		return xdr.Decoder{}, err
 	}
+	w.last = sent{w.xid, proc, args, first}
 	if w.rng.IntN(4) == 0 {
-		again, err := w.again(w.xid, proc, args)
-		if err != nil || !bytes.Equal(first, again) {
-			return xdr.Decoder{}, fmt.Errorf("procedure %d sent again: %x, not %x, %w", proc, again, first, err)
+		if err := w.sendLast(); err != nil {
+			return xdr.Decoder{}, err
 		}
 	}
 	d, err := nfsclient.Results(first)
@@ -142,6 +151,18 @@ func (w *worker) change(proc uint32, args func(*xdr.Encoder)) (xdr.Decoder, erro
 		err = fmt.Errorf("procedure %d: %w", proc, err)
 	}
 	return d, err
+}
+
+// sendLast sends the last change once more: the answer must be the first.
+func (w *worker) sendLast() error {
+	if w.last.args == nil {
+		return nil
+	}
+	again, err := w.again(w.last.xid, w.last.proc, w.last.args)
+	if err != nil || !bytes.Equal(w.last.answer, again) {
+		return fmt.Errorf("procedure %d sent again: %x, not %x, %w", w.last.proc, again, w.last.answer, err)
+	}
+	return nil
 }
 
 func (w *worker) act() error {
@@ -167,9 +188,10 @@ func (w *worker) act() error {
 }
 
 func (w *worker) create() error {
-	f := &known{names: []string{w.name()}}
+	name := w.name()
+	f := &known{names: []string{name}}
 	d, err := w.change(nfsclient.Create, func(e *xdr.Encoder) {
-		nfsclient.Dirop(w.dir, f.names[0])(e)
+		nfsclient.Dirop(w.dir, name)(e)
 		e.Uint32(1) // guarded: a second time would be refused
 		nfsclient.Nothing().Append(e)
 	})
@@ -195,14 +217,14 @@ func (w *worker) remove(f *known) error {
 
 // rename moves a name, sometimes over another file.
 func (w *worker) rename(f *known) error {
-	to := w.name()
+	from, to := f.names[0], w.name()
 	over := w.files[w.rng.IntN(len(w.files))]
 	replaces := over != f && w.rng.IntN(2) == 0
 	if replaces {
 		to = over.names[0]
 	}
 	if _, err := w.change(nfsclient.Rename, func(e *xdr.Encoder) {
-		nfsclient.Dirop(w.dir, f.names[0])(e)
+		nfsclient.Dirop(w.dir, from)(e)
 		nfsclient.Dirop(w.dir, to)(e)
 	}); err != nil {
 		return err
@@ -392,8 +414,12 @@ func killUnderNFS(t *testing.T, rng *rand.Rand, rounds int) {
 		close(stop)
 		wg.Wait()
 		failed.report(t)
+		if n%3 == 2 { // all that was answered is answered the same after one more
+			d.Kill()
+			d.Start()
+		}
 		for i, w := range workers {
-			if err := w.check(); err != nil {
+			if err := errors.Join(w.sendLast(), w.check()); err != nil {
 				t.Errorf("round %d, worker %d: %v", n, i, err)
 			}
 		}
