@@ -3,6 +3,7 @@ package snapshotchain
 import (
 	"context"
 	"runtime"
+	"sort"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -138,10 +139,29 @@ func (d *Disk) readParallel(ctx context.Context, p []byte, off int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for len(p) > 0 {
-		n := min(int64(len(p)), pieceBytes-off%pieceBytes)
+		n := d.pieceEnd(ctx, off, off+int64(len(p))) - off
 		piece, at := p[:n:n], off // decoding may write up to its capacity
 		g.Go(func() error { return d.readRange(ctx, piece, at, true) })
 		p, off = p[len(piece):], off+int64(len(piece))
 	}
 	return g.Wait()
+}
+
+// pieceEnd is where a piece ends that begins at off, of a read up to end: behind the run that it would divide, so that no
+// two pieces need one chunk, and each is decoded where its bytes are wanted.
+func (d *Disk) pieceEnd(ctx context.Context, off, end int64) int64 {
+	at := min(end, off-off%pieceBytes+pieceBytes)
+	if at == end || at%LeafBytes == 0 {
+		return at
+	}
+	runs, err := d.leaf(ctx, uint32(at/LeafBytes))
+	if err != nil { // who reads there finds it again
+		return at
+	}
+	page := at % LeafBytes / blockdev.PageSize
+	i := sort.Search(len(runs), func(i int) bool { return int64(runs[i].end()) > page })
+	if i == len(runs) || int64(runs[i].Page) >= page {
+		return at
+	}
+	return min(end, at-at%LeafBytes+int64(runs[i].end())*blockdev.PageSize)
 }
