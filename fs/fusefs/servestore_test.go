@@ -61,7 +61,11 @@ func storeCommand(ctx context.Context, ds *dstest.Opened, s *fusefs.Server, word
 	case "rename":
 		_, err = ds.Rename(ctx, fs.RootID, words[1], fs.RootID, words[2], nil)
 	case "write":
-		err = storeWrite(ctx, ds, words[1], words[2])
+		err = storeWrite(ctx, ds, words[1], words[2], 0)
+	case "grow":
+		err = storeWrite(ctx, ds, words[1], "end", grownBytes-3)
+	case "tail":
+		return storeTail(ctx, ds, words[1])
 	case "unmount":
 		err = s.Unmount(ctx)
 	}
@@ -71,12 +75,15 @@ func storeCommand(ctx context.Context, ds *dstest.Opened, s *fusefs.Server, word
 	return "ok"
 }
 
-func storeWrite(ctx context.Context, ds *dstest.Opened, name, text string) error {
+// grownBytes is the size of a file after the command "grow".
+const grownBytes = 1 << 20
+
+func storeWrite(ctx context.Context, ds *dstest.Opened, name, text string, off int64) error {
 	n, err := ds.Root().Lookup(ctx, name)
 	if err != nil {
 		return err
 	}
-	return n.(fs.Writable).WriteAt(ctx, []byte(text), 0)
+	return n.(fs.Writable).WriteAt(ctx, []byte(text), off)
 }
 
 // store mounts a new datastore.
@@ -96,4 +103,21 @@ func (m *mount) count() (nodes, known int) {
 		m.t.Fatalf("count: %q, %v", answer, err)
 	}
 	return nodes, known
+}
+
+// storeTail returns the last three bytes of a file that was grown, or why there are none.
+func storeTail(ctx context.Context, ds *dstest.Opened, name string) string {
+	n, err := ds.Root().Lookup(ctx, name)
+	if err != nil {
+		return err.Error()
+	}
+	f := n.(fs.Regular)
+	if f.Size() != grownBytes {
+		return fmt.Sprint(f.Size(), " bytes")
+	}
+	p := make([]byte, 3)
+	if err := f.ReadAt(ctx, p, grownBytes-3); err != nil {
+		return err.Error()
+	}
+	return string(p)
 }

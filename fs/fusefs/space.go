@@ -3,7 +3,6 @@ package fusefs
 import (
 	"context"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -44,8 +43,8 @@ func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 }
 
 // fallocateScratch is Fallocate of a file of a Mutable tree: holes are punched and ranges zeroed inside of the size, and
-// zeroing without KEEP_SIZE makes the file longer. Nothing is preallocated: many files share the space, and none can be
-// promised.
+// zeroing without KEEP_SIZE makes the file longer: by a write, because a new size could cut off what another protocol
+// wrote behind it meanwhile. Nothing is preallocated: many files share the space, and none can be promised.
 func (r *raw) fallocateScratch(in *fuse.FallocateIn, f fs.Writable) fuse.Status {
 	const keep = unix.FALLOC_FL_KEEP_SIZE
 	end := in.Offset + in.Length
@@ -59,13 +58,11 @@ func (r *raw) fallocateScratch(in *fuse.FallocateIn, f fs.Writable) fuse.Status 
 	}
 	ctx := context.Background() // see call
 	var err error
-	size := f.Size()
-	if n := inside(in.Offset, in.Length, size); n > 0 {
-		err = f.Zero(ctx, int64(in.Offset), int64(n))
+	if in.Mode&keep == 0 && end > uint64(f.Size()) {
+		err = f.WriteAt(ctx, []byte{0}, int64(end)-1)
 	}
-	if err == nil && in.Mode&keep == 0 && end > uint64(size) {
-		grown := int64(end)
-		_, err = r.mutable.SetAttr(ctx, f.ID(), fs.SetAttr{SizeBytes: &grown}, time.Time{}, nil)
+	if n := inside(in.Offset, in.Length, f.Size()); err == nil && n > 0 {
+		err = f.Zero(ctx, int64(in.Offset), int64(n))
 	}
 	return r.status("fallocate", in.NodeId, err)
 }

@@ -365,6 +365,28 @@ func TestFallocateOfFilesThatGrow(t *testing.T) {
 	}
 }
 
+// TestFallocateCutsNothingOff: what another protocol wrote behind a range that is zeroed at the same time stays.
+func TestFallocateCutsNothingOff(t *testing.T) {
+	m := store(t, config{})
+	for i := range 300 {
+		name := fmt.Sprint("f", i)
+		write(t, m.dir+"/"+name, "start")
+		f := openRW(t, m.dir+"/"+name, 0)
+		done := make(chan error)
+		go func() { done <- unix.Fallocate(fd(f), zero, 0, 100_000) }()
+		if got := m.ask("grow " + name); got != "ok" {
+			t.Fatal(got)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if got := m.ask("tail " + name); got != "end" {
+			t.Fatalf("%s: %q", name, got)
+		}
+		f.Close()
+	}
+}
+
 func TestHolesOfFilesThatGrow(t *testing.T) {
 	m := store(t, config{})
 	f, err := os.Create(m.dir + "/f")
