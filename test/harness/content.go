@@ -101,17 +101,19 @@ func NonZero(b []byte) [][2]int64 {
 	return list
 }
 
-// Bytes adds up the sizes of all files below dir.
+// Bytes adds up the sizes of all files below dir, which may be removed meanwhile; dir must be there.
 func Bytes(t testing.TB, dir string) int64 {
 	t.Helper()
 	var n int64
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			var info fs.FileInfo
+			if info, err = d.Info(); err == nil {
+				n += info.Size()
+			}
 		}
-		info, err := d.Info()
-		if err == nil {
-			n += info.Size()
+		if path != dir && errors.Is(err, fs.ErrNotExist) {
+			return nil
 		}
 		return err
 	})
