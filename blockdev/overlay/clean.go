@@ -15,7 +15,6 @@ type cleaner struct {
 	checkpointBytes atomic.Int64
 	checkpointAt    atomic.Int64 // logBytes when the newest checkpoint was made
 	deadAfter       atomic.Int64 // dead bytes that the last clean-up left behind
-	notBefore       atomic.Int64 // Unix nanoseconds; after a failure the next try waits
 
 	busy   chan struct{} // holds one token while a clean-up or a fork runs: segments keep their names
 	wake   chan struct{}
@@ -76,13 +75,29 @@ func (l *Log) cleanLoop(ctx context.Context) {
 		}
 		err := l.cleanInBackground(ctx)
 		if ctx.Err() == nil {
-			l.cleaner.failure.Store(&err)
+			l.cleanedUp(err)
 		}
-		if err != nil && ctx.Err() == nil {
-			l.cleaner.notBefore.Store(l.opts.Clock.Now().Add(retryAfter).UnixNano())
-			l.opts.Log.Warn("overlay clean-up failed", "folder", l.opts.Dir, "error", err)
+		if err != nil {
+			rest(ctx, retryAfter)
 		}
-		l.cleaner.consider(l, nil)
+		l.cleaner.consider(l, nil) // also when nobody writes any more
+	}
+}
+
+// cleanedUp keeps what a clean-up ended with, and logs a failure of another kind than the one before.
+func (l *Log) cleanedUp(err error) {
+	before := l.cleaner.failure.Swap(&err)
+	if err != nil && (before == nil || *before == nil || errs.KindOf(*before) != errs.KindOf(err)) {
+		l.opts.Log.Warn("overlay clean-up failed", "folder", l.opts.Dir, "error", err)
+	}
+}
+
+func rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -139,6 +154,7 @@ func (l *Log) Clean(ctx context.Context) error {
 }
 
 func (l *Log) clean(ctx context.Context) error {
+	dead := l.deadBytes() // what dies from here on is for the next one
 	// A full disk ends the copying, but segments that are empty already can still go.
 	if err := l.copyForward(ctx); err != nil && !errs.Is(err, errs.NoSpace) {
 		return err
@@ -152,7 +168,7 @@ func (l *Log) clean(ctx context.Context) error {
 	}
 	l.cleaner.deadAfter.Store(0)
 	if before-l.logBytes.Load() < l.opts.SegmentBytes {
-		l.cleaner.deadAfter.Store(l.deadBytes()) // little to gain: wait for more
+		l.cleaner.deadAfter.Store(min(dead, l.deadBytes())) // little to gain: wait for more
 	}
 	return nil
 }

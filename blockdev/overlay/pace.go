@@ -51,9 +51,6 @@ func (c *cleaner) consider(l *Log, err error) {
 	if !full && !l.worthCleaning() {
 		return
 	}
-	if t := c.notBefore.Load(); t != 0 && l.opts.Clock.Now().UnixNano() < t {
-		return
-	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
