@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"livemount/internal/errs"
 	"livemount/internal/vfs"
 )
 
@@ -64,6 +68,36 @@ func TestDiscardingAllGivesTheSpaceBackWithoutFurtherWrites(t *testing.T) {
 		}
 		must(t, l.Close())
 	}
+}
+
+func TestCleanUpThatFoundTheDiskFullGoesOnWithoutFurtherWrites(t *testing.T) {
+	var full atomic.Bool
+	failed := make(chan struct{})
+	o := testOptions(&vfs.Faulty{FS: vfs.NewMem(), Fail: func(op vfs.Op, name string) error {
+		if op != vfs.OpCreate || strings.HasSuffix(name, ".seg") || !full.Load() {
+			return nil
+		}
+		select {
+		case failed <- struct{}{}:
+		case <-time.After(time.Minute):
+		}
+		return errs.New(errs.NoSpace, "full")
+	}})
+	o.NoBackground = false
+	const size = 1 << 20
+	l := mustCreate(t, o, []Node{{ID: 1, Size: size}})
+	d := mustDevice(t, l, 1)
+	must(t, d.WriteAt(bg(), stamp(size, 1), 0))
+	full.Store(true)
+	must(t, d.Zero(bg(), 0, size))
+	for range 3 { // nothing that a write woke is left then
+		<-failed
+	}
+	full.Store(false)
+	for l.Stats().LogBytes > 3*o.SegmentBytes {
+		runtime.Gosched()
+	}
+	must(t, l.Close())
 }
 
 func TestGuestWinsOverCleanUpAndReadersKeepTheirSegments(t *testing.T) {
