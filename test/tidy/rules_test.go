@@ -38,12 +38,13 @@ func doorOf() map[string]string {
 // callsAllowed lists the files that may call past the doors.
 func callsAllowed() map[string]string {
 	return map[string]string{
-		"snapshotchain/format.go os.OpenFile":  "the lock file is a matter of the kernel (flock), not of stored bytes",
-		"mountctl/exportdevice.go os.OpenFile": "a block device, taken for this program alone (O_EXCL)",
-		"fs/fusefs/check.go os.WriteFile":      "a setting of the kernel in /sys",
-		"fs/fusefs/server.go time.After":       "waits for the kernel to let go of a mount",
-		"snapshotchain/format.go time.After":   "waits for the kernel to give back the lock of a killed process",
-		"server/http.go time.NewTimer":         "ends a request of a real client that waits for a job",
+		"snapshotchain/format.go os.OpenFile":     "the lock file is a matter of the kernel (flock), not of stored bytes",
+		"mountctl/exportdevice.go os.OpenFile":    "a block device, taken for this program alone (O_EXCL)",
+		"blockdev/overlay/clean.go time.NewTimer": "waits for room on a disk that was full",
+		"fs/fusefs/check.go os.WriteFile":         "a setting of the kernel in /sys",
+		"fs/fusefs/server.go time.After":          "waits for the kernel to let go of a mount",
+		"snapshotchain/format.go time.After":      "waits for the kernel to give back the lock of a killed process",
+		"server/http.go time.NewTimer":            "ends a request of a real client that waits for a job",
 	}
 }
 
