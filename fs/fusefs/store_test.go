@@ -238,7 +238,7 @@ func TestUnlinkedFilesStayWhileOpen(t *testing.T) {
 // wantNodes waits until the kernel has forgotten, which it does when it gets to it.
 func wantNodes(t *testing.T, m *mount, want int) {
 	t.Helper()
-	for range 100 {
+	for range 2000 {
 		if nodes, _ := m.count(); nodes == want {
 			return
 		}
