@@ -58,6 +58,24 @@ func TestFlippedTableBytesAreFoundBeforeBadgerOpensThem(t *testing.T) {
 	}
 }
 
+// Whatever a table lost at its end, also all of it, opening says Corrupt.
+func TestShortTableIsCorrupt(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 2000)
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatal("no table was written", err)
+	}
+	for _, size := range []int64{4097, 4096, 100, 1, 0} {
+		if err := os.Truncate(tables[0], size); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(Options{Dir: dir}); !errs.Is(err, errs.Corrupt) {
+			t.Fatalf("cut to %d bytes: %v", size, err)
+		}
+	}
+}
+
 func TestSpoiledValueIsCorrupt(t *testing.T) {
 	f := frame([]byte("k"), []byte("content"))
 	for i := range f {

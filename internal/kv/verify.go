@@ -98,7 +98,7 @@ func verifyTable(path string) (err error) {
 	}()
 	mf, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return fmt.Errorf("open table %s: %w", path, err)
+		return fmt.Errorf("open table %s: %w", path, classify(err)) // an empty one cannot be mapped: EINVAL
 	}
 	t, err := table.OpenTable(mf, table.Options{Compression: options.Snappy, BlockSize: 4096})
 	if err != nil {
