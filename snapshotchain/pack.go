@@ -63,7 +63,7 @@ func (s *Store) unpacked() []chunkstore.ContainerID {
 
 // packOne writes a container anew, records that, and lets the old file go.
 func (s *Store) packOne(ctx context.Context, id chunkstore.ContainerID) (int64, error) {
-	r, err := s.chunks.Repack(ctx, id)
+	r, err := s.chunks.Repack(ctx, id, nil)
 	if err != nil {
 		return 0, err
 	}

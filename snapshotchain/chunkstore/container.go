@@ -21,6 +21,8 @@ type State struct {
 	Sealed bool        `json:"sealed,omitempty"`
 	// Fast says that there are records of LevelFast, to be packed later.
 	Fast bool `json:"fast,omitempty"`
+	// Gone says that nobody points to the container any more: its file is removed.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // container is a file of the store, known by its name.
@@ -35,6 +37,8 @@ type container struct {
 	owner DraftID   // the Writer that may append to it; its records are nobody else's
 	app   *appender // while it is open for appending
 	lost  bool      // a failed sync: never appended to again
+	// condemned says that its unused records are about to go: nothing new may point into it.
+	condemned bool
 }
 
 // appender adds records to a container. Its methods may be called by one writer and many readers.
@@ -119,6 +123,18 @@ func (a *appender) append(r *record) (uint32, error) {
 		return r.slot, a.flushLocked()
 	}
 	return r.slot, nil
+}
+
+// skip adds n slots that hold nothing, as a record that says so.
+func (a *appender) skip(n int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil || n == 0 {
+		return a.err
+	}
+	a.buf = appendRecord(a.buf, a.seed, &record{kind: KindFreed, slot: uint32(len(a.slots)), rawLen: n})
+	a.slots, a.ids = addFreed(a.slots, a.ids, n)
+	return nil
 }
 
 func (a *appender) flushLocked() error {

@@ -152,6 +152,26 @@ func (d *dedupIndex) write(batch map[ChunkID]Ptr) error {
 	return b.Flush()
 }
 
+// forget removes entries of chunks that are not where it says any more.
+func (d *dedupIndex) forget(gone map[ChunkID]Ptr) {
+	if d == nil || len(gone) == 0 || d.s.opts.Admit(dedupClose) != nil {
+		return // what is left there is found to be wrong when it is used
+	}
+	b := d.db.NewBatch()
+	for id, p := range gone {
+		if now, ok := d.get(id); !ok || now != p {
+			continue
+		}
+		if err := b.Delete(dedupKey(id)); err != nil {
+			b.Cancel()
+			return
+		}
+	}
+	if err := b.Flush(); err != nil {
+		d.s.opts.Log.Debug("dedup index was not cleaned", "err", err)
+	}
+}
+
 func (d *dedupIndex) close() error {
 	if d == nil {
 		return nil

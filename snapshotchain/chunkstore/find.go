@@ -39,7 +39,20 @@ func (w *Writer) mayPoint(p Ptr) (c *container, app *appender, ok bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c, c.app, c.owner == w.draft || p.Slot < c.state.Slots
+	if c.owner == w.draft {
+		return c, c.app, true
+	}
+	if c.condemned || p.Slot >= c.state.Slots {
+		return nil, nil, false
+	}
+	w.hit(c.id) // under c.mu: whoever condemns it afterwards sees this
+	return c, c.app, true
+}
+
+func (w *Writer) hit(id ContainerID) {
+	w.hitMu.Lock()
+	defer w.hitMu.Unlock()
+	w.hits[id] = struct{}{}
 }
 
 func (w *Writer) follow(ctx context.Context, id ChunkID, near Ptr) (Ptr, bool) {

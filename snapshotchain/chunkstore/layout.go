@@ -94,7 +94,8 @@ func parseContainerHeader(b []byte) (*header, error) {
 	}, nil
 }
 
-// slot says where a record lies in its container. len 0 marks a slot whose record was lost.
+// slot says where a record lies in its container. len 0 marks a slot whose record was lost, or, with KindFreed,
+// collected.
 type slot struct {
 	off, len uint32
 	rawPages uint16

@@ -16,6 +16,7 @@ const (
 	KindJournal RecordKind = 2 // one change of the catalogue, JSON
 	KindMap     RecordKind = 3 // part of a map segment
 	KindBlob    RecordKind = 4 // a captured configuration
+	KindFreed   RecordKind = 5 // stands for slots that nobody points to any more
 )
 
 // Codec says how a payload is compressed; the numbers are stored.

@@ -12,10 +12,11 @@ import (
 
 // Recovery is what Recover found and did.
 type Recovery struct {
-	Changed []State  // states to record: containers that were sealed now
-	Damage  []string // committed bytes that are missing or bad, for people
-	Unknown []string // files that nobody committed and nobody is known to have left; they are kept
-	Removed int      // containers of drafts that were never committed
+	Changed []State       // states to record: containers that were sealed now
+	Cleared []ContainerID // that were gone, and whose files are removed now
+	Damage  []string      // committed bytes that are missing or bad, for people
+	Unknown []string      // files that nobody committed and nobody is known to have left; they are kept
+	Removed int           // containers of drafts that were never committed
 }
 
 // Known is what the caller's journal and tables say.
@@ -33,8 +34,18 @@ func (s *Store) Recover(ctx context.Context, known Known) (*Recovery, error) {
 	rec := &Recovery{}
 	states := map[ContainerID]State{}
 	for _, st := range known.States {
-		states[st.ID] = st
 		s.ReserveIDs(st.ID + 1)
+		if !st.Gone {
+			states[st.ID] = st
+			continue
+		}
+		if !known.Trusted {
+			continue
+		}
+		if err := s.clear(st.ID); err != nil {
+			return rec, fmt.Errorf("remove container %s: %w", st.ID, err)
+		}
+		rec.Cleared = append(rec.Cleared, st.ID)
 	}
 	if err := s.settleGenerations(states, known, rec); err != nil {
 		return rec, err

@@ -14,12 +14,14 @@ import (
 type Repacked struct {
 	Old, State State
 	c          *container
+	freed      map[ChunkID]Ptr // what it does not hold any more
 }
 
-// Repack writes a sealed container anew with what LevelFast compressed compressed as LevelDefault does. The
-// new file is on disk when it returns. Corrupt when a record of the old one is bad: then nothing is written,
+// Repack writes a sealed container anew with what LevelFast compressed compressed as LevelDefault does, and
+// without the records that live, unless it is nil, does not want: their slots stay, and hold nothing. The
+// new file is on disk when it returns. Corrupt when a record that is wanted is bad: then nothing is written,
 // because the old file is all that could ever be saved of it.
-func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
+func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint32) bool) (*Repacked, error) {
 	old, err := s.container(id)
 	if err != nil {
 		return nil, err
@@ -27,7 +29,7 @@ func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
 	old.mu.Lock()
 	st := old.state
 	old.mu.Unlock()
-	if !st.Sealed || old.class != ClassData {
+	if !st.Sealed || old.class == ClassJournal {
 		return nil, errs.New(errs.Invalid, "container %s cannot be packed", id)
 	}
 	slots, err := s.slots(ctx, old)
@@ -37,7 +39,11 @@ func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
 	if len(slots) != int(st.Slots) {
 		return nil, errs.New(errs.Corrupt, "container %s has %d of %d slots", id, len(slots), st.Slots)
 	}
-	if err := s.opts.Admit(st.Bytes); err != nil {
+	admit := s.opts.Admit
+	if live != nil {
+		admit = s.opts.AdmitFreeing
+	}
+	if err := admit(st.Bytes); err != nil {
 		return nil, err
 	}
 	// What an earlier try may have left has this name, and nobody else: the state would say so.
@@ -51,7 +57,8 @@ func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pack container %s: %w", id, err)
 	}
-	if err := s.copyRecords(ctx, c.app, old, slots); err != nil {
+	freed, err := s.copyRecords(ctx, c.app, old, slots, live)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pack container %s: %w", id, err), c.app.file.Close(), s.opts.FS.Remove(c.path))
 	}
 	c.state = c.app.snapshot(true)
@@ -60,15 +67,22 @@ func (s *Store) Repack(ctx context.Context, id ContainerID) (*Repacked, error) {
 	if err := app.file.Close(); err != nil {
 		return nil, errors.Join(err, s.opts.FS.Remove(c.path))
 	}
-	return &Repacked{Old: st, State: c.state, c: c}, nil
+	return &Repacked{Old: st, State: c.state, c: c, freed: freed}, nil
 }
 
-// copyRecords writes all records of a container, and makes them durable.
-func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, slots []slot) error {
+// copyRecords writes the records of a container that live wants, makes them durable, and returns the chunks that it
+// left out.
+func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, slots []slot, live func(uint32) bool) (map[ChunkID]Ptr, error) {
 	var bad error
+	freed, skipped := map[ChunkID]Ptr{}, 0
 	for n := range slots {
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
+		}
+		if slots[n].kind == KindFreed || (live != nil && !live(uint32(n))) {
+			skipped++
+			s.noteFreed(ctx, freed, from, uint32(n), slots[n])
+			continue
 		}
 		r, raw, err := s.recordOf(ctx, from, uint32(n), slots[n])
 		if errs.Is(err, errs.Corrupt) {
@@ -78,22 +92,44 @@ func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, 
 		if bad != nil { // nothing is written any more, but all that is bad is found
 			continue
 		}
+		if err == nil {
+			err = s.copyRecord(to, r, raw, skipped)
+			skipped = 0
+		}
 		if err != nil {
-			return err
-		}
-		if r.codec != CodecZstd {
-			if r.codec, r.payload, err = s.codecs.encode(LevelDefault, raw, nil); err != nil {
-				return err
-			}
-		}
-		if _, err := to.append(r); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if bad != nil {
-		return bad
+		return nil, bad
 	}
-	return to.seal()
+	return freed, firstError(to.skip(skipped), to.seal())
+}
+
+// copyRecord writes a record behind skipped slots that hold nothing.
+func (s *Store) copyRecord(to *appender, r *record, raw []byte, skipped int) error {
+	if err := to.skip(skipped); err != nil {
+		return err
+	}
+	if r.codec != CodecZstd {
+		var err error
+		if r.codec, r.payload, err = s.codecs.encode(LevelDefault, raw, nil); err != nil {
+			return err
+		}
+	}
+	_, err := to.append(r)
+	return err
+}
+
+// noteFreed remembers which chunk a slot held. One whose header is bad is not known: what says where it was is
+// only a hint.
+func (s *Store) noteFreed(ctx context.Context, freed map[ChunkID]Ptr, c *container, n uint32, sl slot) {
+	if sl.kind != KindChunk || sl.len < recordHeader {
+		return
+	}
+	if r, err := s.readHeaderOf(ctx, c, Ptr{c.id, n}); err == nil {
+		freed[r.id] = Ptr{c.id, n}
+	}
 }
 
 // recordOf reads a record and proves it by decoding it.
@@ -123,6 +159,8 @@ func (s *Store) Swap(r *Repacked) error {
 	old := s.containers[r.c.id]
 	s.containers[r.c.id] = r.c
 	s.mu.Unlock()
+	s.ids.Remove(r.c.id)
+	s.dedup.forget(r.freed)
 	return s.removeFile(old)
 }
 

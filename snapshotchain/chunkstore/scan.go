@@ -36,6 +36,9 @@ func scan(s seed, b []byte) *scanResult {
 // lost record took up at least a header.
 func (res *scanResult) plausible(r *record, pos int) bool {
 	lost := int64(r.slot) - int64(len(res.slots))
+	if r.kind == KindFreed && int64(r.slot)+int64(r.rawLen) > maxSlots {
+		return false
+	}
 	return lost >= 0 && lost <= (int64(pos)-res.end)/recordHeader && r.slot < maxSlots
 }
 
@@ -44,13 +47,25 @@ func (res *scanResult) add(r *record, pos, total int) {
 		res.slots = append(res.slots, slot{})
 		res.ids = append(res.ids, [32]byte{})
 	}
+	res.bad += int64(pos) - res.end
+	res.end = int64(pos + total)
+	if r.kind == KindFreed {
+		res.slots, res.ids = addFreed(res.slots, res.ids, r.rawLen)
+		return
+	}
 	res.slots = append(res.slots, slot{
 		off: uint32(pos), len: uint32(total), rawPages: uint16(len(r.aux) / hashBytes), kind: r.kind, codec: r.codec,
 	})
 	res.ids = append(res.ids, r.id)
-	res.bad += int64(pos) - res.end
-	res.end = int64(pos + total)
 	res.raw += int64(r.rawLen)
+}
+
+// addFreed adds n slots that hold nothing any more.
+func addFreed(slots []slot, ids [][32]byte, n int) ([]slot, [][32]byte) {
+	for range n {
+		slots, ids = append(slots, slot{kind: KindFreed}), append(ids, [32]byte{})
+	}
+	return slots, ids
 }
 
 // scanLimit bounds the memory that a scan takes: the largest container and one record more.

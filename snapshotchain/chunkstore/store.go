@@ -28,8 +28,9 @@ type Options struct {
 	CacheBytes     int64  // decoded chunks; default 64 MiB
 	TableBytes     int64  // slot tables; default 16 MiB
 	OpenFiles      int    // default 256
-	// Admit is asked before a container grows by n bytes; an error, NoSpace, ends the Writer.
-	Admit func(n int64) error
+	// Admit is asked before a container grows by n bytes; an error, NoSpace, ends the Writer. AdmitFreeing is asked
+	// instead for a container that is written anew without what nobody points to; default Admit.
+	Admit, AdmitFreeing func(n int64) error
 	// OnBad is told once of each record whose bytes turned out to be bad.
 	OnBad func(Ptr, error)
 }
@@ -56,6 +57,9 @@ func (o *Options) setDefaults() {
 	if o.Admit == nil {
 		o.Admit = func(int64) error { return nil }
 	}
+	if o.AdmitFreeing == nil {
+		o.AdmitFreeing = o.Admit
+	}
 	if o.OnBad == nil {
 		o.OnBad = func(Ptr, error) {}
 	}
@@ -79,6 +83,7 @@ type Store struct {
 	pool       map[Class][]*container // open for appending, owned by nobody
 	nextID     ContainerID
 	bad        map[Ptr]struct{}
+	writers    map[*Writer]struct{} // that have not ended
 }
 
 // badLimit bounds the records remembered as bad; more than that and the disk is gone.
@@ -98,7 +103,7 @@ func Open(opts Options) (*Store, error) {
 		ids:        cache.New(opts.TableBytes/2, func(t [][32]byte) int64 { return int64(len(t))*32 + 64 }, func(ContainerID, [][32]byte) {}),
 		chunks:     cache.New(opts.CacheBytes, func(b []byte) int64 { return int64(len(b)) + 128 }, nopChunk),
 		containers: map[ContainerID]*container{}, pool: map[Class][]*container{},
-		nextID: 1, bad: map[Ptr]struct{}{},
+		nextID: 1, bad: map[Ptr]struct{}{}, writers: map[*Writer]struct{}{},
 	}
 	s.journal = &Journal{s: s}
 	if err := s.list(); err != nil {

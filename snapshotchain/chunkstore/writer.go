@@ -41,6 +41,9 @@ type Writer struct {
 	slots chan struct{} // bounds the containers that are being sealed at once
 	errMu sync.Mutex
 	err   error // of sealing
+
+	hitMu sync.Mutex
+	hits  map[ContainerID]struct{} // of others, that it may point into
 }
 
 // WriterStats counts what a Writer did.
@@ -60,7 +63,18 @@ type lease struct {
 // NewWriter starts a Writer. draft must be known to the caller's journal, so that after a crash Recover
 // can tell what it left.
 func (s *Store) NewWriter(draft DraftID) *Writer {
-	return &Writer{s: s, draft: draft, cur: map[Class]*container{}, slots: make(chan struct{}, 2)}
+	w := &Writer{s: s, draft: draft, cur: map[Class]*container{}, slots: make(chan struct{}, 2), hits: map[ContainerID]struct{}{}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writers[w] = struct{}{}
+	return w
+}
+
+// end lets go of what the Writer may point to.
+func (w *Writer) end() {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	delete(w.s.writers, w)
 }
 
 // Stats returns what was written so far.
@@ -224,6 +238,7 @@ func (w *Writer) Commit() ([]State, error) {
 
 // Release gives the committed containers to everybody. states is what Commit returned, recorded durably.
 func (w *Writer) Release(states []State) error {
+	defer w.end()
 	var first error
 	for i, l := range w.used {
 		l.c.mu.Lock()
@@ -251,6 +266,7 @@ func (s *Store) giveBack(c *container) {
 
 // Abort removes what the Writer wrote. What cannot be removed now is removed by the next Recover.
 func (w *Writer) Abort() error {
+	defer w.end()
 	w.rolls.Wait()
 	var list []error
 	for _, l := range w.used {
