@@ -131,7 +131,7 @@ func TestListingsWhilePointsComeAndGo(t *testing.T) {
 	for i := range 60 {
 		p := sealPoint(t, s, name)
 		if i%2 == 0 {
-			if err := s.Drop(t.Context(), name, p.ID); err != nil {
+			if err := s.Expire(t.Context(), name, p.ID); err != nil {
 				t.Error(err)
 			}
 		}

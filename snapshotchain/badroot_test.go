@@ -43,7 +43,7 @@ func TestABadRootRecordIsMadeAgain(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(dir, "meta.bad-1")); err != nil {
 				t.Errorf("the bad folder was not kept: %v", err)
 			}
-			if err := s.Drop(t.Context(), "web", vm.Latest); err != nil {
+			if err := s.Expire(t.Context(), "web", vm.Latest); err != nil {
 				t.Error(err)
 			}
 		})

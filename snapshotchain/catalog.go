@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"encoding/json"
+	"time"
 
 	"livemount/internal/errs"
 	"livemount/snapshotchain/chunkstore"
@@ -17,6 +18,8 @@ type root struct {
 	Containers   digest                 `json:"containers"`
 	Drafts       digest                 `json:"drafts"`
 	Lineages     digest                 `json:"lineages"`
+	Guards       digest                 `json:"guards"`
+	Clock        time.Time              `json:"clock,omitzero"`       // of the store, when the last change was made
 	Distrusted   bool                   `json:"distrusted,omitempty"` // the journal had gaps: nothing is cut or removed any more
 	Points       uint64                 `json:"points"`
 	LogicalBytes int64                  `json:"logical_bytes"` // data of all points, as if nothing were shared
@@ -32,6 +35,7 @@ type catalog struct {
 	lineages   map[LineageID]*lineage
 	containers map[chunkstore.ContainerID]chunkstore.State
 	drafts     map[chunkstore.DraftID]*openChange
+	guards     map[pointKey]Guard
 	// hasPoint reports whether the record of a point is there. It is, unless the journal lost its seal.
 	hasPoint func(key []byte, d digest) bool
 }
@@ -40,6 +44,7 @@ func newCatalog() *catalog {
 	return &catalog{
 		root: root{NextLineage: 1, NextID: 1}, vms: map[VMID]*VM{}, lineages: map[LineageID]*lineage{},
 		containers: map[chunkstore.ContainerID]chunkstore.State{}, drafts: map[chunkstore.DraftID]*openChange{},
+		guards:   map[pointKey]Guard{},
 		hasPoint: func([]byte, digest) bool { return true },
 	}
 }
@@ -91,11 +96,18 @@ func (c *catalog) apply(n uint64, ch *change) (*puts, error) {
 		err = c.applyNames(p, ch.Name)
 	case ch.Pack != nil:
 		err = c.applyPack(p, ch.Pack)
+	case ch.Guard != nil:
+		c.applyGuard(p, ch.Guard)
+	case ch.Sweep != nil:
+		err = c.applySweep(p, ch.Sweep)
 	}
 	if err != nil {
 		return nil, err
 	}
 	c.root.Applied = n
+	if ch.At.After(c.root.Clock) {
+		c.root.Clock = ch.At
+	}
 	p.add(keyRoot(), mustJSON(&c.root))
 	return p, nil
 }
@@ -243,6 +255,7 @@ func (c *catalog) applyDrop(p *puts, d *dropChange) error {
 		}
 		vm.Sum = vm.Sum.xor(pt.Digest)
 		p.add(key, nil)
+		c.putGuard(p, pointKey{vm.ID, pt.Ordinal}, Guard{})
 		c.root.LogicalBytes -= pt.Data
 		vm.Points--
 		c.root.Points--
@@ -295,6 +308,47 @@ func (c *catalog) applyPack(p *puts, k *packChange) error {
 	c.putContainer(p, k.State)
 	c.root.StoredBytes -= k.Freed
 	return nil
+}
+
+// applySweep takes away what a collection found to be unused.
+func (c *catalog) applySweep(p *puts, w *sweepChange) error {
+	if st := w.State; st != nil {
+		old, ok := c.containers[st.ID]
+		if !ok || old.Gen >= st.Gen || old.Slots != st.Slots {
+			return errs.New(errs.Corrupt, "container %s cannot have generation %d", st.ID, st.Gen)
+		}
+		c.putContainer(p, *st)
+	}
+	for _, id := range w.Gone {
+		if _, ok := c.containers[id]; ok { // else its seal was lost with a part of the journal
+			c.putContainer(p, chunkstore.State{ID: id, Gone: true})
+		}
+	}
+	for _, f := range w.Forgotten {
+		for _, seq := range f.Seqs {
+			p.add(keySeal(f.Lineage, seq), nil)
+		}
+		if l := c.lineages[f.Lineage]; l != nil && f.Whole {
+			delete(c.lineages, l.ID)
+			p.set(&c.root.Lineages, keyLineage(l.ID), mustJSON(l), nil)
+		}
+	}
+	c.root.StoredBytes -= w.Freed
+	c.root.RawBytes -= w.FreedRaw
+	return nil
+}
+
+// dropContainers forgets containers that are gone and whose files were removed. The journal has that already.
+func (c *catalog) dropContainers(ids []chunkstore.ContainerID) *puts {
+	p := &puts{}
+	for _, id := range ids {
+		if old, ok := c.containers[id]; ok && old.Gone {
+			delete(c.containers, id)
+			p.set(&c.root.Containers, keyContainer(id), mustJSON(&old), nil)
+		}
+	}
+	p.add(keyRoot(), mustJSON(&c.root))
+	return p
 }
 
 // clone lets readers keep the VM that they were given.

@@ -17,6 +17,10 @@ type change struct {
 	Drop  *dropChange  `json:"drop,omitempty"`
 	Name  *nameChange  `json:"name,omitempty"`
 	Pack  *packChange  `json:"pack,omitempty"`
+	Guard *guardChange `json:"guard,omitempty"`
+	Sweep *sweepChange `json:"sweep,omitempty"`
+
+	At time.Time `json:"at,omitzero"` // by the store's clock
 }
 
 // openChange begins a draft. The sequence numbers that it names are used up, whatever becomes of it.
@@ -76,6 +80,33 @@ type nameChange struct {
 	Names map[VMID]string `json:"names"`
 }
 
+// guardChange holds, releases or locks a point: one of Hold, Release and Until is set.
+type guardChange struct {
+	VM      VMID      `json:"vm"`
+	Ordinal uint64    `json:"ordinal"`
+	Point   PointID   `json:"point"`
+	Hold    *Hold     `json:"hold,omitempty"`
+	Release bool      `json:"release,omitempty"`
+	Reason  string    `json:"reason,omitempty"` // of the hold to release, "" for all
+	Until   time.Time `json:"until,omitzero"`
+}
+
+// sweepChange says what a collection took away.
+type sweepChange struct {
+	Gone      []chunkstore.ContainerID `json:"gone,omitempty"`  // nobody points to them any more
+	State     *chunkstore.State        `json:"state,omitempty"` // of a container that was written anew without what nobody points to
+	Freed     int64                    `json:"freed_bytes"`
+	FreedRaw  int64                    `json:"freed_raw_bytes"`
+	Forgotten []forgotten              `json:"forgotten,omitempty"`
+}
+
+// forgotten names the seals of a lineage that nobody needs any more.
+type forgotten struct {
+	Lineage LineageID `json:"lineage"`
+	Seqs    []Seq     `json:"seqs,omitempty"`
+	Whole   bool      `json:"whole,omitempty"` // the lineage goes with them
+}
+
 // packChange says that a container was written anew, as the next generation.
 type packChange struct {
 	State chunkstore.State `json:"state"`
@@ -87,7 +118,8 @@ func decodeChange(payload []byte) (*change, error) {
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return nil, errs.New(errs.Corrupt, "journal record: %w", err)
 	}
-	if c.Open == nil && c.Seal == nil && c.Abort == nil && c.Drop == nil && c.Name == nil && c.Pack == nil {
+	if c.Open == nil && c.Seal == nil && c.Abort == nil && c.Drop == nil && c.Name == nil && c.Pack == nil &&
+		c.Guard == nil && c.Sweep == nil {
 		return nil, errs.New(errs.Newer, "journal record of a kind that this version does not know")
 	}
 	return &c, nil

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"livemount/blockdev"
 	"livemount/internal/errs"
@@ -19,17 +20,26 @@ type Disk struct {
 	seal *seal
 	base *Disk // where its lineage branched off; nil for a main line
 
+	opened atomic.Bool // it keeps what it reads from being collected, until Close
+
 	once  sync.Once // decodes pages
 	pages []Seq
 	err   error
 }
 
-// OpenDisk opens a disk of a sealed point.
+// OpenDisk opens a disk of a sealed point. Until it is closed all of it can be read, also when the point is expired
+// meanwhile. NotFound when it was expired before.
 func (s *Store) OpenDisk(ctx context.Context, d *PointDisk) (*Disk, error) {
-	disk, err := s.openSeal(ctx, d.Lineage, d.Seq)
-	if err != nil {
+	key := diskAt{d.Lineage, d.Seq}
+	if err := s.pins.use(key); err != nil {
 		return nil, fmt.Errorf("open disk %s: %w", d.Name, err)
 	}
+	disk, err := s.openSeal(ctx, d.Lineage, d.Seq)
+	if err != nil {
+		s.pins.unuse(key)
+		return nil, fmt.Errorf("open disk %s: %w", d.Name, err)
+	}
+	disk.opened.Store(true)
 	return disk, nil
 }
 
@@ -72,7 +82,12 @@ func (d *Disk) Size() int64 { return d.seal.Size }
 func (d *Disk) Root() chunkstore.Sum { return d.seal.Sum }
 
 // Close implements blockdev.Reader.
-func (d *Disk) Close() error { return nil }
+func (d *Disk) Close() error {
+	if d.opened.Swap(false) {
+		d.s.pins.unuse(diskAt{d.seal.Lineage, d.seal.Seq})
+	}
+	return nil
+}
 
 // dirSeq returns the version of a directory page, 0 when this lineage has none.
 func (d *Disk) dirSeq(page uint32) (Seq, error) {

@@ -30,6 +30,7 @@ type Draft struct {
 	disks  []*DraftDisk
 	parent PointID
 	branch *Branch // nil for a VM
+	pins   []*Pin  // what it compares with and stands on
 	ended  bool
 }
 
@@ -66,9 +67,17 @@ func (s *Store) startDraft(ctx context.Context, name string, b *Branch, disks []
 	if err := s.reserve(name); err != nil {
 		return nil, err
 	}
-	d, err := s.begin(ctx, name, b, disks)
+	d := &Draft{s: s, branch: b}
+	err := d.begin(ctx, name, disks)
+	for tries := 0; errs.Is(err, errs.NotFound) && tries < 10; tries++ {
+		// The point that it was to compare with was expired just now: there may be another.
+		d.unpin()
+		d.disks = nil
+		s.settled() // until it is gone
+		err = d.begin(ctx, name, disks)
+	}
 	if err != nil {
-		s.unreserve(name)
+		d.end(name)
 		return nil, fmt.Errorf("begin a point of %s: %w", name, err)
 	}
 	return d, nil
@@ -117,9 +126,29 @@ func (s *Store) unreserve(vm string) {
 	delete(s.busy, vm)
 }
 
-func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskSpec) (*Draft, error) {
+// settled waits for the change that is being made.
+func (s *Store) settled() {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+}
+
+// end lets go of the name and of the points that the draft needed.
+func (d *Draft) end(name string) {
+	d.unpin()
+	d.s.unreserve(name)
+}
+
+func (d *Draft) unpin() {
+	for _, p := range d.pins {
+		p.Release()
+	}
+	d.pins = nil
+}
+
+func (d *Draft) begin(ctx context.Context, name string, specs []DiskSpec) error {
+	s, b := d.s, d.branch
 	o := &openChange{Draft: chunkstore.DraftID(NewID[ofPoint]()), Name: name, Time: s.opts.Clock.Now().UTC().Round(0)}
-	d := &Draft{s: s, open: o, branch: b}
+	d.open = o
 	vm, err := s.VM(name)
 	if errs.Is(err, errs.NotFound) {
 		vm.ID, err = NewID[ofVM](), nil
@@ -127,40 +156,32 @@ func (s *Store) begin(ctx context.Context, name string, b *Branch, specs []DiskS
 			vm.Of, vm.Latest = b.VM, b.Parent
 		}
 	}
+	var points []Point
+	if err == nil && vm.Points > 0 {
+		vm, points, err = s.PointsOf(ctx, vm.ID)
+	}
 	if err == nil && b != nil {
 		err = s.checkBranch(&vm, b)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	o.VM, o.Of, d.parent = vm.ID, vm.Of, vm.Latest
 	if !o.Time.After(vm.Time) { // the clock went back, or stands still: times of points only ascend
 		o.Time = vm.Time.Add(time.Millisecond)
 	}
-	newest, err := s.newest(ctx, &vm)
-	if err != nil {
-		return nil, err
-	}
 	for _, spec := range specs {
-		disk, err := s.draftDisk(ctx, d, &vm, spec)
+		disk, err := s.draftDisk(ctx, d, &vm, points, spec)
 		if err != nil {
-			return nil, err
-		}
-		if disk.base != nil {
-			disk.current = true
-		} else if p := newest.Disk(spec.Name); p != nil {
-			disk.current = p.Lineage == disk.lineage && p.Seq == disk.prev
-			if disk.current {
-				disk.image = p.Image
-			}
+			return fmt.Errorf("disk %s: %w", spec.Name, err)
 		}
 		d.disks = append(d.disks, disk)
 	}
 	if err := s.recordOpen(ctx, d); err != nil {
-		return nil, err
+		return err
 	}
 	d.writer = s.chunks.NewWriter(o.Draft)
-	return d, nil
+	return nil
 }
 
 // checkBranch makes sure that the branch is what the caller took it for.
@@ -178,42 +199,65 @@ func (s *Store) checkBranch(vm *VM, b *Branch) error {
 	return nil
 }
 
-// newest returns the newest point of a VM; one without disks when there is none.
-func (s *Store) newest(ctx context.Context, vm *VM) (*Point, error) {
-	if vm.Points == 0 {
-		return &Point{}, nil
-	}
-	points, err := s.Points(ctx, vm)
-	if err != nil {
-		return nil, err
-	}
-	return &points[len(points)-1], nil
-}
-
-// draftDisk continues the lineage of a disk that the VM ever had, and compares with its newest point.
-func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, spec DiskSpec) (*DraftDisk, error) {
+// draftDisk continues the lineage of a disk that the VM ever had, behind its newest point that is still there.
+func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, points []Point, spec DiskSpec) (*DraftDisk, error) {
 	disk := &DraftDisk{d: d, name: spec.Name, size: spec.SizeBytes, full: spec.Full, lineage: vm.lineage(spec.Name)}
 	if disk.lineage == 0 {
 		return disk, s.branchOff(ctx, disk, spec.Base)
 	}
-	s.mu.RLock()
-	l, ok := s.cat.lineages[disk.lineage]
-	if ok {
-		disk.prev = l.Latest
+	latest, err := s.latestOf(disk.lineage)
+	if err != nil {
+		return nil, err
 	}
-	s.mu.RUnlock()
-	if !ok {
-		return nil, errs.New(errs.Corrupt, "disk %s: lineage %s is not known", spec.Name, disk.lineage)
+	i, before := newestWith(points, spec.Name, disk.lineage)
+	if before == nil { // all were expired
+		return disk, s.branchOff(ctx, disk, spec.Base)
 	}
-	parent, err := s.openSeal(ctx, disk.lineage, disk.prev)
+	if err := d.pin(before.Lineage, before.Seq); err != nil {
+		return nil, err
+	}
+	parent, err := s.openSeal(ctx, before.Lineage, before.Seq)
 	if errs.Is(err, errs.Corrupt) && spec.Full {
 		return disk, nil // nothing of it is needed
 	}
 	if err != nil {
-		return nil, fmt.Errorf("disk %s: %w", spec.Name, err)
+		return nil, err
 	}
-	disk.parent = parent
+	disk.parent, disk.prev = parent, before.Seq
+	if i == len(points)-1 {
+		// Who lists what changed counts from the newest point that was made; who commits, from one that is there.
+		disk.image, disk.current = before.Image, before.Seq == latest || d.branch != nil
+	}
 	return disk, nil
+}
+
+// latestOf returns the newest sequence number of a lineage that was sealed.
+func (s *Store) latestOf(id LineageID) (Seq, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	l, ok := s.cat.lineages[id]
+	if !ok {
+		return 0, errs.New(errs.Corrupt, "lineage %s is not known", id)
+	}
+	return l.Latest, nil
+}
+
+// newestWith finds the newest of the points that has the disk in that lineage.
+func newestWith(points []Point, name string, l LineageID) (int, *PointDisk) {
+	for i := len(points) - 1; i >= 0; i-- {
+		if p := points[i].Disk(name); p != nil && p.Lineage == l {
+			return i, p
+		}
+	}
+	return -1, nil
+}
+
+func (d *Draft) pin(l LineageID, seq Seq) error {
+	p, err := d.s.pins.hold([]diskAt{{l, seq}}, "a backup of "+d.open.Name+" runs")
+	if err == nil {
+		d.pins = append(d.pins, p)
+	}
+	return err
 }
 
 // branchOff lets a new lineage begin with a disk of another.
@@ -221,14 +265,18 @@ func (s *Store) branchOff(ctx context.Context, disk *DraftDisk, from *PointDisk)
 	if from == nil || disk.full {
 		return nil
 	}
+	if err := disk.d.pin(from.Lineage, from.Seq); err != nil {
+		return err
+	}
 	var err error
 	if disk.parent, err = s.openSeal(ctx, from.Lineage, from.Seq); err != nil {
-		return fmt.Errorf("disk %s: %w", disk.name, err)
+		return err
 	}
 	if disk.parent.levels() >= maxLevels {
 		return errs.WithTry(errs.New(errs.Invalid, "disk %s stands on %d branches already", disk.name, maxLevels),
 			"export it, and back it up as a new VM")
 	}
+	disk.current = true
 	disk.base = &base{Lineage: from.Lineage, Seq: from.Seq, Limit: disk.parent.Size()}
 	return nil
 }
@@ -294,7 +342,7 @@ func (d *Draft) Seal(ctx context.Context, info SealInfo) (Point, error) {
 		return Point{}, errors.Join(fmt.Errorf("seal point of %s: %w", d.open.Name, err), d.Abort(ctx))
 	}
 	d.ended = true
-	defer d.s.unreserve(d.open.Name)
+	defer d.end(d.open.Name)
 	n, err := d.s.record(ctx, &change{Seal: c})
 	if err != nil {
 		if d.s.writable() == nil { // the journal refused: nothing was sealed
@@ -357,7 +405,7 @@ func (d *Draft) Abort(ctx context.Context) error {
 		return nil
 	}
 	d.ended = true
-	defer d.s.unreserve(d.open.Name)
+	defer d.end(d.open.Name)
 	return d.drop(context.WithoutCancel(ctx))
 }
 

@@ -20,6 +20,10 @@ func keyBad(p chunkstore.Ptr) []byte {
 	return binary.BigEndian.AppendUint32(be64("b", uint64(p.Container)), p.Slot)
 }
 
+func keyGuard(k pointKey) []byte {
+	return binary.BigEndian.AppendUint64(be64("h", uint64(k.vm)), k.ordinal)
+}
+
 func keyPoint(vm VMID, ordinal uint64) []byte {
 	return binary.BigEndian.AppendUint64(be64("p", uint64(vm)), ordinal)
 }

@@ -33,6 +33,9 @@ func loadCatalog(db *kv.DB) (*catalog, error) {
 	l.set("o", c.root.Drafts, func(b []byte) error {
 		return into(b, func(v *openChange) { c.drafts[v.Draft] = v })
 	})
+	l.set("h", c.root.Guards, func(b []byte) error {
+		return into(b, func(g *guardRecord) { c.guards[pointKey{g.VM, g.Ordinal}] = g.Guard })
+	})
 	return c, l.err
 }
 

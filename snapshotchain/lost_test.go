@@ -103,10 +103,10 @@ func rotJournal(t *testing.T, dir string, n int) {
 func TestADropWhoseSealWasLostTakesNothingElseAway(t *testing.T) {
 	dir := t.TempDir()
 	s := openAt(t, dir)
-	a := emptyPoint(t, s, "web")                             // records 1, 2
-	emptyPoint(t, s, "web")                                  // 3, 4
-	emptyPoint(t, s, "web")                                  // 5, 6
-	if err := s.Drop(t.Context(), "web", a.ID); err != nil { // 7
+	a := emptyPoint(t, s, "web")                               // records 1, 2
+	emptyPoint(t, s, "web")                                    // 3, 4
+	emptyPoint(t, s, "web")                                    // 5, 6
+	if err := s.Expire(t.Context(), "web", a.ID); err != nil { // 7
 		t.Fatal(err)
 	}
 	s.Close(t.Context())

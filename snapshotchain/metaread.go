@@ -2,7 +2,6 @@ package snapshotchain
 
 import (
 	"context"
-	"sort"
 
 	"livemount/internal/errs"
 )
@@ -130,11 +129,8 @@ func (s *Store) fromSegment(ctx context.Context, kind PartKind, l LineageID, n u
 	if err != nil {
 		return nil, err
 	}
-	i := sort.Search(len(sl.Parts), func(i int) bool {
-		return sl.Parts[i].Kind > kind || (sl.Parts[i].Kind == kind && sl.Parts[i].Last >= n)
-	})
 	var found []byte
-	if i < len(sl.Parts) && sl.Parts[i].Kind == kind && sl.Parts[i].First <= n {
+	if i := sl.part(kind, n); i >= 0 {
 		err = s.eachInPart(ctx, sl, sl.Parts[i], func(m uint32, val []byte) error {
 			if m == n {
 				found = append([]byte{}, val...)

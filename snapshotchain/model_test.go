@@ -552,7 +552,7 @@ func (m *machine) expire(*rapid.T) {
 		return
 	}
 	i := rapid.IntRange(0, len(m.points[vm])-1).Draw(m.t, "point")
-	if err := m.store.Drop(context.Background(), vm, m.points[vm][i].id); err != nil {
+	if err := m.store.Expire(context.Background(), vm, m.points[vm][i].id); err != nil {
 		m.t.Fatalf("expire: %v", err)
 	}
 	m.points[vm] = slices.Delete(slices.Clone(m.points[vm]), i, i+1)
@@ -664,6 +664,19 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			if _, err := m.store.Pack(context.Background()); err != nil {
 				m.t.Fatalf("pack: %v", err)
 			}
+		},
+		"collect": func(*rapid.T) {
+			if _, err := m.store.Collect(context.Background(), snapshotchain.CollectOptions{}); err != nil {
+				m.t.Fatalf("collect: %v", err)
+			}
+			m.store.DropCaches()
+			m.check()
+		},
+		"failing collect and crash": func(*rapid.T) {
+			m.ops.Store(int64(rapid.IntRange(1, 40).Draw(m.t, "operations")))
+			m.store.Collect(context.Background(), snapshotchain.CollectOptions{}) // it fails anywhere, or not
+			m.crash(rng(), rapid.SampledFrom([]string{"as it was", "older", "gone"}).Draw(m.t, "badger"))
+			m.check()
 		},
 		"failing pack and crash": func(*rapid.T) {
 			m.ops.Store(int64(rapid.IntRange(1, 20).Draw(m.t, "operations")))

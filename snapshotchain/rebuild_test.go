@@ -1,6 +1,7 @@
 package snapshotchain
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"livemount/internal/clock"
+	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/snapshotchain/chunkstore"
 )
@@ -66,7 +68,7 @@ func TestRebuiltMetadataIsWhatItWas(t *testing.T) {
 			}
 			var d *Draft
 			var err error
-			switch op := rng.IntN(12); {
+			switch op := rng.IntN(13); {
 			case op < 4 || len(vms) == 0:
 				name := fmt.Sprintf("vm%d", rng.IntN(3))
 				d, err = s.Begin(t.Context(), name, []DiskSpec{{Name: "sda", SizeBytes: 64 << 20, Full: rng.IntN(6) == 0}})
@@ -74,16 +76,27 @@ func TestRebuiltMetadataIsWhatItWas(t *testing.T) {
 				p := pts[rng.IntN(len(pts))]
 				d, err = s.BeginBranch(t.Context(), Branch{VM: v.ID, Name: fmt.Sprintf("%s:b%d", v.Name, i), Parent: p.ID}, []DiskSpec{{Name: "sda", SizeBytes: 64 << 20, Base: p.Disk("sda")}})
 			case op == 6 && len(pts) > 0:
-				err = s.Drop(t.Context(), v.Name, pts[rng.IntN(len(pts))].ID)
+				err = s.Expire(t.Context(), v.Name, pts[rng.IntN(len(pts))].ID)
 			case op == 7 && v.Of == 0:
 				err = s.Rename(t.Context(), v.Name, fmt.Sprintf("n%d", i))
 			case op == 8 && rng.IntN(2) == 0:
 				err = s.Remove(t.Context(), v.Name)
 			case op == 9:
 				_, err = s.Pack(t.Context())
+			case op == 11:
+				_, err = s.Collect(t.Context(), CollectOptions{})
+			case op == 12 && len(pts) > 0:
+				p := &pts[rng.IntN(len(pts))]
+				err = errors.Join(s.Hold(t.Context(), p, fmt.Sprint(i)), s.Hold(t.Context(), p, "another"), s.Lock(t.Context(), p, clk.T.Add(time.Minute)))
+				if err == nil && rng.IntN(2) == 0 {
+					err = s.Release(t.Context(), p, "")
+				}
 			case op == 10:
 				s.Close(t.Context())
 				s = open()
+			}
+			if errs.Is(err, errs.Busy) || errs.Is(err, errs.Exists) || errs.Is(err, errs.Denied) { // held, or locked
+				err = nil
 			}
 			if err != nil {
 				t.Fatal(seed, i, err)
@@ -102,8 +115,11 @@ func TestRebuiltMetadataIsWhatItWas(t *testing.T) {
 			}
 		}
 		dump := func() map[string]string {
+			if _, err := s.Collect(t.Context(), CollectOptions{}); err != nil {
+				t.Fatal(seed, err)
+			}
 			m := map[string]string{}
-			for _, prefix := range []string{"r", "v", "g", "k", "o", "p", "s", "d", "l", "b"} {
+			for _, prefix := range []string{"r", "v", "g", "k", "o", "p", "s", "d", "l", "b", "h"} {
 				s.db.Each([]byte(prefix), func(key, val []byte, err error) error {
 					m[string(key)] = string(val)
 					return err

@@ -147,6 +147,9 @@ func (s *Store) fill(ctx context.Context, dir string) error {
 // replay applies the journal records that Badger does not have yet.
 func (s *Store) replay(ctx context.Context) error {
 	applied := s.cat.root.Applied
+	if err := s.lookAhead(ctx, applied); err != nil {
+		return err
+	}
 	rep, err := s.chunks.Journal().Read(ctx, max(1, applied), func(n uint64, payload []byte) error {
 		if n <= applied {
 			return nil
@@ -164,12 +167,40 @@ func (s *Store) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.later = later{}
 	s.distrust(rep.Gaps...)
 	if rep.Last < applied {
 		s.distrust(fmt.Sprintf("the journal ends at record %d, metadata at %d: its end was lost; points are complete in the metadata", rep.Last, applied))
 	}
 	s.chunks.Journal().SetNext(max(rep.Last, applied) + 1)
 	return s.keepDistrust()
+}
+
+// later is what is gone by the end of the journal: seals before that need it, and nobody needs them any more. It is
+// set while the journal is replayed.
+type later struct {
+	containers map[chunkstore.ContainerID]bool
+	lineages   map[LineageID]bool
+}
+
+func (s *Store) lookAhead(ctx context.Context, applied uint64) error {
+	s.later = later{map[chunkstore.ContainerID]bool{}, map[LineageID]bool{}}
+	_, err := s.chunks.Journal().Read(ctx, applied+1, func(_ uint64, payload []byte) error {
+		ch, err := decodeChange(payload)
+		if err != nil || ch.Sweep == nil {
+			return nil
+		}
+		for _, id := range ch.Sweep.Gone {
+			s.later.containers[id] = true
+		}
+		for _, f := range ch.Sweep.Forgotten {
+			if f.Whole {
+				s.later.lineages[f.Lineage] = true
+			}
+		}
+		return nil
+	})
+	return err
 }
 
 // distrust reports damage of the journal. What it does not name may be committed all the same, so nothing
@@ -272,11 +303,17 @@ func (s *Store) write(p *puts) error {
 func (s *Store) indexSegments(ctx context.Context, seals []seal) error {
 	b := s.db.NewBatch()
 	for i := range seals {
+		if s.later.lineages[seals[i].Lineage] {
+			continue
+		}
 		if err := b.Put(keySeal(seals[i].Lineage, seals[i].Seq), mustJSON(&seals[i])); err != nil {
 			b.Cancel()
 			return err
 		}
 		for _, part := range seals[i].Parts {
+			if s.later.containers[part.Ptr.Container] || s.chunks.IsFreed(ctx, part.Ptr) {
+				continue // nobody needs it any more
+			}
 			err := s.eachInPart(ctx, &seals[i], part, func(n uint32, val []byte) error {
 				return b.Put(partKey(part.Kind, seals[i].Lineage, n, seals[i].Seq), val)
 			})
@@ -323,6 +360,11 @@ func (s *Store) recover(ctx context.Context) error {
 	rec, err := s.chunks.Recover(ctx, known)
 	if err != nil {
 		return err
+	}
+	if len(rec.Cleared) > 0 {
+		if err := s.write(s.cat.dropContainers(rec.Cleared)); err != nil {
+			return err
+		}
 	}
 	s.addDamage(rec.Damage...)
 	for _, path := range rec.Unknown {
@@ -375,6 +417,7 @@ func (s *Store) recordLocked(ctx context.Context, ch *change) (uint64, error) {
 	if err := firstError(s.writable(), s.opts.AdmitCommit()); err != nil {
 		return 0, err
 	}
+	ch.At, _ = s.clock.now()
 	n, err := s.chunks.Journal().Append(mustJSON(ch))
 	if err != nil {
 		if jerr := s.chunks.Journal().Err(); jerr != nil {

@@ -8,13 +8,10 @@ import (
 	"livemount/internal/errs"
 )
 
-// Drop makes points of a VM invisible, whatever stands on them: later points, branches and
-// mounts read on as before. NotFound when one of them is not there; Busy while a draft of the VM is open.
-func (s *Store) Drop(ctx context.Context, vm string, ids ...PointID) error {
-	if err := s.reserve(vm); err != nil {
-		return err
-	}
-	defer s.unreserve(vm)
+// Expire makes points of a VM invisible, all of them or none. Later points, branches and mounts read on as before;
+// what nobody needs any more is taken away by Collect. NotFound when one of them is not there; Denied, Busy: see
+// Expirable.
+func (s *Store) Expire(ctx context.Context, vm string, ids ...PointID) error {
 	gone := map[PointID]bool{}
 	for _, id := range ids {
 		gone[id] = true
@@ -28,7 +25,7 @@ func (s *Store) Drop(ctx context.Context, vm string, ids ...PointID) error {
 }
 
 // Remove makes a VM with all its points and branches invisible. Its name can be used again, by a VM that has
-// nothing of it. Busy while a draft of it is open.
+// nothing of it. Busy while a draft of it is open; Denied, Busy: see Expirable.
 func (s *Store) Remove(ctx context.Context, vm string) error {
 	names, err := s.family(vm)
 	if err != nil {
@@ -44,9 +41,32 @@ func (s *Store) Remove(ctx context.Context, vm string) error {
 	if err := s.noBranchBegins(vm); err != nil {
 		return err
 	}
+	if err := s.noneIsKept(ctx, names); err != nil {
+		return fmt.Errorf("remove %s: %w", vm, err)
+	}
 	for i := len(names) - 1; i >= 0; i-- { // branches first, so that none is left without its VM
 		if err := s.dropLocked(ctx, names[i], nil, true); err != nil {
 			return fmt.Errorf("remove %s: %w", names[i], err)
+		}
+	}
+	return nil
+}
+
+// noneIsKept is an error when a point of one of the VMs cannot be expired.
+func (s *Store) noneIsKept(ctx context.Context, names []string) error {
+	for _, name := range names {
+		vm, err := s.VM(name)
+		if err != nil {
+			return err
+		}
+		points, err := s.Points(ctx, &vm)
+		if err != nil {
+			return err
+		}
+		for i := range points {
+			if err := s.why(&points[i]); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
 		}
 	}
 	return nil
@@ -146,6 +166,7 @@ func (s *Store) dropLocked(ctx context.Context, name string, gone map[PointID]bo
 	}
 	c := &dropChange{VM: vm.ID, Whole: whole}
 	var sum digest
+	var going []diskAt
 	for i := range points {
 		p := &points[i]
 		d := entryDigest(keyPoint(vm.ID, p.Ordinal), mustJSON(p))
@@ -154,6 +175,10 @@ func (s *Store) dropLocked(ctx context.Context, name string, gone map[PointID]bo
 			c.Latest, c.Time = p.ID, p.Time
 			continue
 		}
+		if err := s.why(p); err != nil {
+			return err
+		}
+		going = append(going, disksAt(p)...)
 		dropped := droppedPoint{Ordinal: p.Ordinal, Digest: d}
 		for j := range p.Disks {
 			dropped.Data += p.Disks[j].DataBytes
@@ -166,6 +191,10 @@ func (s *Store) dropLocked(ctx context.Context, name string, gone map[PointID]bo
 	if !whole && len(c.Points) != len(gone) {
 		return errs.WithTry(errs.New(errs.NotFound, "a point is not there"), "mountctl points %s", name)
 	}
+	if !s.pins.leave(going) { // somebody was faster
+		return errs.WithTry(errs.New(errs.Busy, "a point of %s has just come into use", name), "the same command again")
+	}
+	defer s.pins.stay(going)
 	return s.recordDrop(ctx, &vm, c)
 }
 

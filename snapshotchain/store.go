@@ -29,7 +29,10 @@ type Options struct {
 	ChunkCache     int64               // bytes of decoded chunks; default 64 MiB
 	LeafCache      int64               // bytes of resolved leaves; default 32 MiB
 	Admit          func(n int64) error // asked before containers grow by n bytes; nil is always
+	AdmitFreeing   func(n int64) error // the same for one that is written anew to free more than that; nil is Admit
 	AdmitCommit    func() error        // asked before a change is recorded; nil is always
+	// CatchUp is by how much the store's clock comes nearer to the machine's in each unit of running time; default 1.
+	CatchUp float64
 }
 
 func (o *Options) setDefaults() {
@@ -41,6 +44,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.AdmitCommit == nil {
 		o.AdmitCommit = func() error { return nil }
+	}
+	if o.CatchUp == 0 {
+		o.CatchUp = 1
 	}
 	if o.LeafCache == 0 {
 		o.LeafCache = 32 << 20
@@ -59,10 +65,13 @@ type Store struct {
 	hashes *cache.Cache[chunkstore.Ptr, []chunkstore.PageHash]
 	points *cache.Cache[pointsKey, []Point]
 	ahead  *ahead
+	pins   *pins
+	clock  *storeClock // set once, when the catalogue is there
 
 	distrusted bool // the journal has gaps; set while the store is opened
+	later      later
 
-	packing sync.Mutex // one Pack at a time
+	packing sync.Mutex // one Pack or Collect at a time
 
 	commit sync.Mutex // held from a journal record until it is in Badger: gives changes their order
 
@@ -89,7 +98,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead()}
+	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead(), pins: newPins()}
 	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
 	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
 	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
@@ -110,7 +119,7 @@ func (s *Store) start(ctx context.Context) error {
 	s.chunks, err = chunkstore.Open(chunkstore.Options{
 		FS: s.opts.FS, Dir: s.opts.Containers, Store: s.id, Clock: s.opts.Clock, Log: s.opts.Log,
 		DedupDir: filepath.Join(s.opts.Dir, "dedup"), ContainerBytes: s.opts.ContainerBytes,
-		CacheBytes: s.opts.ChunkCache, Admit: s.opts.Admit, OnBad: s.recordBad,
+		CacheBytes: s.opts.ChunkCache, Admit: s.opts.Admit, AdmitFreeing: s.opts.AdmitFreeing, OnBad: s.recordBad,
 	})
 	if err != nil {
 		return err
@@ -124,6 +133,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.replay(ctx); err != nil {
 		return err
 	}
+	s.openClock()
 	return s.recover(ctx)
 }
 
@@ -138,6 +148,9 @@ func (s *Store) stop(ctx context.Context) error {
 		}
 	}
 	s.ahead.close()
+	if s.clock != nil {
+		keep(s.keepTimeIfRoom())
+	}
 	if s.chunks != nil {
 		keep(s.chunks.Close(ctx))
 	}
@@ -268,3 +281,12 @@ func (s *Store) Stats() Stats {
 
 // ID returns the store's identity.
 func (s *Store) ID() chunkstore.StoreID { return s.id }
+
+// DropCaches forgets what was read; it is read again when it is needed.
+func (s *Store) DropCaches() {
+	s.chunks.DropCaches()
+	s.leaves.Clear()
+	s.dirs.Clear()
+	s.hashes.Clear()
+	s.points.Clear()
+}

@@ -10,6 +10,7 @@
 package kv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -173,6 +174,24 @@ func (d *DB) Each(prefix []byte, fn func(key, val []byte, err error) error) (err
 	it := d.read.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: false})
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
+		key := it.Item().KeyCopy(nil)
+		val, verr := content(key, it.Item())
+		if err := fn(key, val, verr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Scan is Each over the keys from the first to before the last, in a transaction of its own: for long walks, which
+// must not keep commits waiting. It begins with what is committed by now.
+func (d *DB) Scan(from, to []byte, fn func(key, val []byte, err error) error) (err error) {
+	defer recovered(&err, from)
+	txn := d.b.NewTransaction(false)
+	defer txn.Discard()
+	it := txn.NewIterator(badger.IteratorOptions{PrefetchValues: false})
+	defer it.Close()
+	for it.Seek(from); it.Valid() && bytes.Compare(it.Item().Key(), to) < 0; it.Next() {
 		key := it.Item().KeyCopy(nil)
 		val, verr := content(key, it.Item())
 		if err := fn(key, val, verr); err != nil {

@@ -74,6 +74,16 @@ func (s *Store) EachSlot(ctx context.Context, id ContainerID, fn func(slot uint3
 	return nil
 }
 
+// IsFreed reports whether a record was collected: its slot holds nothing.
+func (s *Store) IsFreed(ctx context.Context, p Ptr) bool {
+	c, err := s.container(p.Container)
+	if err != nil {
+		return false
+	}
+	slots, err := s.slots(ctx, c)
+	return err == nil && int(p.Slot) < len(slots) && slots[p.Slot].kind == KindFreed
+}
+
 // Discard removes the files of containers that nobody points to, which was recorded durably. Those that could not be
 // removed are removed when the store is opened again.
 func (s *Store) Discard(ctx context.Context, ids []ContainerID) error {

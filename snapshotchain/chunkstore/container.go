@@ -21,6 +21,8 @@ type State struct {
 	Sealed bool        `json:"sealed,omitempty"`
 	// Fast says that there are records of LevelFast, to be packed later.
 	Fast bool `json:"fast,omitempty"`
+	// Freed is how many of the slots hold nothing any more.
+	Freed uint32 `json:"freed,omitempty"`
 	// Gone says that nobody points to the container any more: its file is removed.
 	Gone bool `json:"gone,omitempty"`
 }
@@ -56,13 +58,13 @@ type appender struct {
 	raw   int64
 	end   int64 // end of the records once the footer was appended
 	fast  bool
+	freed uint32
 	err   error // a failed write: the tail of the file is undefined
 }
 
 const appendBuffer = 1 << 20
 
-func createContainer(fsys vfs.FS, root string, h header) (*container, error) {
-	name := path.Join(root, fileName(h.class, h.id, h.gen))
+func createContainer(fsys vfs.FS, name string, h header) (*container, error) {
 	if err := makeDurableDir(fsys, path.Dir(name)); err != nil {
 		return nil, err
 	}
@@ -134,6 +136,7 @@ func (a *appender) skip(n int) error {
 	}
 	a.buf = appendRecord(a.buf, a.seed, &record{kind: KindFreed, slot: uint32(len(a.slots)), rawLen: n})
 	a.slots, a.ids = addFreed(a.slots, a.ids, n)
+	a.freed += uint32(n)
 	return nil
 }
 
@@ -200,7 +203,7 @@ func (a *appender) snapshot(sealed bool) State {
 	}
 	return State{
 		ID: a.c.id, Gen: a.c.gen, Class: a.hdr.class, Bytes: end,
-		Slots: uint32(len(a.slots)), Raw: a.raw, Sealed: sealed, Fast: a.fast,
+		Slots: uint32(len(a.slots)), Raw: a.raw, Sealed: sealed, Fast: a.fast, Freed: a.freed,
 	}
 }
 

@@ -47,6 +47,12 @@ func (s *Store) Recover(ctx context.Context, known Known) (*Recovery, error) {
 		}
 		rec.Cleared = append(rec.Cleared, st.ID)
 	}
+	for _, name := range s.unfinished {
+		if err := s.opts.FS.Remove(name); err != nil {
+			return rec, err
+		}
+	}
+	s.unfinished = nil
 	if err := s.settleGenerations(states, known, rec); err != nil {
 		return rec, err
 	}

@@ -46,12 +46,14 @@ func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint3
 	if err := admit(st.Bytes); err != nil {
 		return nil, err
 	}
-	// What an earlier try may have left has this name, and nobody else: the state would say so.
+	// What an earlier try may have left has one of these names, and nobody else: the state would say so.
 	next := path.Join(s.opts.Dir, fileName(old.class, id, st.Gen+1))
-	if err := s.opts.FS.Remove(next); err != nil && !errs.Is(err, errs.NotFound) {
-		return nil, err
+	for _, name := range []string{next, next + newSuffix} {
+		if err := s.opts.FS.Remove(name); err != nil && !errs.Is(err, errs.NotFound) {
+			return nil, err
+		}
 	}
-	c, err := createContainer(s.opts.FS, s.opts.Dir, header{
+	c, err := createContainer(s.opts.FS, next+newSuffix, header{
 		class: old.class, store: s.opts.Store, id: id, gen: st.Gen + 1, created: s.opts.Clock.Now().UnixNano(),
 	})
 	if err != nil {
@@ -64,11 +66,23 @@ func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint3
 	c.state = c.app.snapshot(true)
 	app := c.app
 	c.app, c.owner = nil, 0
-	if err := app.file.Close(); err != nil {
+	err = app.file.Close()
+	if err == nil {
+		err = s.opts.FS.Rename(c.path, next)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.opts.FS.Remove(c.path))
+	}
+	c.path = next
+	if err := s.opts.FS.SyncDir(path.Dir(next)); err != nil {
 		return nil, errors.Join(err, s.opts.FS.Remove(c.path))
 	}
 	return &Repacked{Old: st, State: c.state, c: c, freed: freed}, nil
 }
+
+// newSuffix is behind the name of a file that is being written: until it is whole nobody must read it, and which
+// generations were committed is not known before the journal was read.
+const newSuffix = ".new"
 
 // copyRecords writes the records of a container that live wants, makes them durable, and returns the chunks that it
 // left out.

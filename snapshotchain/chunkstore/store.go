@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path"
 	"sort"
+	"strings"
 	"sync"
 
 	"livemount/internal/cache"
@@ -80,6 +81,7 @@ type Store struct {
 	mu         sync.Mutex // guards what is below
 	containers map[ContainerID]*container
 	spare      []*container           // other generations of those, until Recover
+	unfinished []string               // files that a crash left half written, until Recover
 	pool       map[Class][]*container // open for appending, owned by nobody
 	nextID     ContainerID
 	bad        map[Ptr]struct{}
@@ -150,6 +152,10 @@ func (s *Store) list() error {
 func (s *Store) listNames(class Class, dir string, names []string) {
 	for _, name := range names {
 		id, gen, ok := parseFileName(name)
+		if !ok && strings.HasSuffix(name, newSuffix) {
+			s.unfinished = append(s.unfinished, path.Join(dir, name))
+			continue
+		}
 		if !ok {
 			s.opts.Log.Warn("file ignored", "path", path.Join(dir, name))
 			continue
@@ -202,7 +208,7 @@ func (s *Store) newContainer(class Class, draft DraftID, firstSeq uint64) (*cont
 	id := s.nextID
 	s.nextID++
 	s.mu.Unlock()
-	c, err := createContainer(s.opts.FS, s.opts.Dir, header{
+	c, err := createContainer(s.opts.FS, path.Join(s.opts.Dir, fileName(class, id, 0)), header{
 		class: class, store: s.opts.Store, id: id, created: s.opts.Clock.Now().UnixNano(), draft: draft, firstSeq: firstSeq,
 	})
 	if err != nil {
