@@ -121,6 +121,24 @@ func TestChangedSlotNeverOpensOtherKeys(t *testing.T) {
 	}
 }
 
+// The next rotation would encrypt the KEK to a public key that the slot's secret does not open.
+func TestSlotWithHalvesOfTwoPairsIsCorrupt(t *testing.T) {
+	secret := keyFile(t, 7)
+	s, k := made(t, secret)
+	o, seed := &s.doc.Slots[0], key{1, 2, 3}
+	pair, err := newKeyPair(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Private = wrap(testRandom(3), o.secretKey(secret), seed, o.identity(testStore(), "private"))
+	if o.KEK, err = sealTo(pair.public(), k.kek, o.identity(testStore(), "kek")); err != nil {
+		t.Fatal(err)
+	}
+	o.CRC = o.crc()
+	_, err = reread(t, s).Open(testStore(), secret)
+	mustBe(t, err, errs.Corrupt)
+}
+
 func TestExchangedEpochsAreCorrupt(t *testing.T) {
 	secret := keyFile(t, 7)
 	s, k := made(t, secret)
