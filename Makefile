@@ -16,7 +16,7 @@ FUZZTIME ?= 60s
 TIMEOUT ?= 15m
 
 # Packages whose tests find races at a cost that is affordable in each run.
-RACE := ./blockdev/... ./snapshotchain/chunkstore ./fs ./fs/datastore ./fs/billyfs ./ingest/... ./nfsd/... ./internal/... ./server/... ./mountctl/...
+RACE := ./blockdev/... ./snapshotchain/chunkstore ./keyring ./fs ./fs/datastore ./fs/billyfs ./ingest/... ./nfsd/... ./internal/... ./server/... ./mountctl/...
 
 help: ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
