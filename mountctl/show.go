@@ -54,7 +54,7 @@ point that is.`,
 }
 
 func pointTable(w io.Writer, points []api.Point) {
-	rows := [][]string{{"POINT", "TIME", "DISKS", "SIZE", "CHANGED", "STORED", "CONFIG", "MOUNTS"}}
+	rows := [][]string{{"POINT", "TIME", "DISKS", "SIZE", "CHANGED", "STORED", "CONFIG", "MOUNTS", "KEPT"}}
 	for _, p := range points {
 		var names []string
 		var total, changed, stored int64
@@ -67,10 +67,22 @@ func pointTable(w io.Writer, points []api.Point) {
 			config = p.Config.Name
 		}
 		rows = append(rows, []string{
-			short(p.Point), when(p.Time), strings.Join(names, ","), size(total), size(changed), size(stored), config, strconv.Itoa(len(p.Mounts)),
+			short(p.Point), when(p.Time), strings.Join(names, ","), size(total), size(changed), size(stored), config, strconv.Itoa(len(p.Mounts)), keptBy(&p),
 		})
 	}
 	table(w, rows)
+}
+
+// keptBy says in a word what keeps a point from being expired.
+func keptBy(p *api.Point) string {
+	switch {
+	case p.LockedUntil != nil:
+		return "locked"
+	case len(p.Holds) > 0:
+		return "held"
+	default:
+		return "-"
+	}
 }
 
 func (a *app) configCmd() *cobra.Command {
@@ -185,6 +197,12 @@ func statusTable(w io.Writer, s *api.Status) {
 		{"overlays of mounts", size(s.OverlayBytes)},
 		{"free", size(s.FreeBytes)},
 	})
+	if s.ClockAheadSeconds > 60 || s.ClockAheadSeconds < -60 {
+		fmt.Fprintf(w, "locks count by the store's clock: %s, the machine's is %s off\n", when(s.StoreTime), time.Duration(s.ClockAheadSeconds)*time.Second)
+	}
+	if s.LastCollection != nil && s.LastCollection.Error != nil {
+		fmt.Fprintf(w, "NOT COLLECTED: %s\n", s.LastCollection.Error.Message)
+	}
 	if s.ReadOnly != "" {
 		fmt.Fprintf(w, "READ-ONLY: %s\n", s.ReadOnly)
 	}

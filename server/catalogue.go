@@ -104,6 +104,9 @@ func (c *catalogue) Open(ctx context.Context, d fs.PointDisk) (blockdev.Reader, 
 		tell(err)
 	}
 	if err != nil {
+		if r != nil {
+			r.Close() // it never fails
+		}
 		return nil, err
 	}
 	return notice(r, tell), nil

@@ -81,15 +81,18 @@ func (c *comparison) disk(ctx context.Context, name string, a, b *snapshotchain.
 	var before, after *snapshotchain.Disk
 	var err error
 	if a != nil {
-		before, err = c.s.store.OpenDisk(ctx, a)
+		if before, err = c.s.store.OpenDisk(ctx, a); err != nil {
+			return nil, err
+		}
+		defer before.Close()
 		out.SizeBytesBefore = a.SizeBytes
 	}
-	if b != nil && err == nil {
-		after, err = c.s.store.OpenDisk(ctx, b)
+	if b != nil {
+		if after, err = c.s.store.OpenDisk(ctx, b); err != nil {
+			return nil, err
+		}
+		defer after.Close()
 		out.SizeBytesAfter = b.SizeBytes
-	}
-	if err != nil {
-		return nil, err
 	}
 	switch {
 	case before == nil:

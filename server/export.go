@@ -65,6 +65,13 @@ type export struct {
 	vm   string
 	disk string
 	etag string // with its quotes
+	pin  *snapshotchain.Pin
+}
+
+// end lets go of the disk and of its point.
+func (e *export) end() {
+	e.Close() // it never fails
+	e.pin.Release()
 }
 
 // openExport opens what ?ref=VM@TIME&disk=NAME&format=FORMAT names.
@@ -82,15 +89,22 @@ func (s *Server) openExport(r *http.Request) (*export, error) {
 	if format != "" && format != "raw" && format != "qcow2" {
 		return nil, errs.WithTry(errs.New(errs.Invalid, "format %q is neither raw nor qcow2", format), "--format raw, or --format qcow2")
 	}
-	disk, err := s.store.OpenDisk(r.Context(), d)
-	if err != nil {
+	e := &export{vm: vm.Name, disk: d.Name}
+	if e.pin, err = s.store.Pin(&p, "an export runs"); err != nil {
 		return nil, err
 	}
-	e := &export{Reader: disk, vm: vm.Name, disk: d.Name}
+	disk, err := s.store.OpenDisk(r.Context(), d)
+	if err != nil {
+		e.pin.Release()
+		return nil, err
+	}
+	e.Reader = disk
 	kind := "raw"
 	if format == "qcow2" {
 		kind = qcow2Layout
 		if e.Reader, err = image.AsQcow2(r.Context(), disk); err != nil {
+			disk.Close() // it never fails
+			e.pin.Release()
 			return nil, err
 		}
 	}
@@ -137,19 +151,25 @@ func (s *Server) getExport(r *http.Request) (int, any, error) {
 }
 
 // prepareDownload reads the first piece, so that what is bad there is told as an error of its own kind.
-func (s *Server) prepareDownload(r *http.Request) (*download, error) {
+func (s *Server) prepareDownload(r *http.Request) (_ *download, err error) {
 	e, err := s.openExport(r)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			e.end()
+		}
+	}()
 	if list := r.Header.Values("If-Match"); len(list) > 0 && !matches(strings.Join(list, ","), e.etag) {
-		return nil, &refused{err: errs.New(errs.Invalid, "the export is %s now, not %s", e.etag, strings.Join(list, ",")), status: http.StatusPreconditionFailed}
+		err = &refused{err: errs.New(errs.Invalid, "the export is %s now, not %s", e.etag, strings.Join(list, ",")), status: http.StatusPreconditionFailed}
+		return nil, err
 	}
 	part, err := rangeOf(r, e)
 	if err != nil {
 		return nil, err
 	}
-	d := &download{export: e, part: part, log: s.log, done: s.exporting.free}
+	d := &download{export: e, part: part, log: s.log, done: func() { e.end(); s.exporting.free() }}
 	if r.Method != http.MethodHead {
 		d.piece = make([]byte, min(part.n, exportPiece))
 		err = e.ReadAt(r.Context(), d.piece, part.off)
@@ -278,6 +298,7 @@ func (s *Server) getExtents(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	defer e.end()
 	off, err := offsetOf(r)
 	if err == nil {
 		err = blockdev.CheckRange(e.Size(), off, 0)

@@ -42,6 +42,11 @@ func (s *Server) handler() http.Handler {
 		"POST /v1/mounts/{id}/commit":  s.postCommit,
 		"POST /v1/mounts/{id}/fork":    s.postFork,
 		"POST /v1/mounts/{id}/exports": s.postExports,
+		"POST /v1/points/expire":       s.postExpire,
+		"POST /v1/points/hold":         s.postHold,
+		"POST /v1/points/release":      s.postRelease,
+		"POST /v1/points/lock":         s.postLock,
+		"POST /v1/gc":                  s.postCollect,
 		"POST /v1/vms/{name}/rename":   s.postRename,
 		"POST /v1/vms/{name}/remove":   s.postRemove,
 		"GET /v1/export":               s.getExport,
@@ -186,6 +191,8 @@ func (s *Server) getStatus(*http.Request) (int, any, error) {
 		StoredBytes: st.StoredBytes, MetadataBytes: st.MetadataBytes, Damage: append([]string{}, damage...),
 		FastBytes: s.store.Unpacked(), UptimeSeconds: s.clock.Now().Sub(s.started).Seconds(),
 	}
+	at, ahead := s.store.Time()
+	v.StoreTime, v.ClockAheadSeconds, v.LastCollection = at.Round(time.Second), ahead.Round(time.Second).Seconds(), s.keeper.latest()
 	v.Damage = append(v.Damage, s.knownDamage()...)
 	for _, m := range s.allMounts() {
 		v.Mounts++
@@ -233,7 +240,7 @@ func (s *Server) getPoints(r *http.Request) (int, any, error) {
 		if err != nil {
 			return 0, nil, err
 		}
-		out.Points = append(out.Points, pointView(vm.Name, &p, mounts))
+		out.Points = append(out.Points, s.pointView(vm.Name, &p, mounts))
 		return http.StatusOK, out, nil
 	}
 	vm, err := s.store.VM(r.URL.Query().Get("vm"))
@@ -245,7 +252,7 @@ func (s *Server) getPoints(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	for i := range points {
-		out.Points = append(out.Points, pointView(vm.Name, &points[i], mounts))
+		out.Points = append(out.Points, s.pointView(vm.Name, &points[i], mounts))
 	}
 	return http.StatusOK, out, nil
 }
@@ -258,7 +265,7 @@ func (s *Server) mountsByPoint() map[string][]string {
 	return out
 }
 
-func pointView(vm string, p *snapshotchain.Point, mounts map[string][]string) api.Point {
+func (s *Server) pointView(vm string, p *snapshotchain.Point, mounts map[string][]string) api.Point {
 	v := api.Point{
 		VM: vm, Point: p.ID.String(), Time: p.Time, Consistency: p.Consistency, Disks: diskViews(p), Notes: p.Notes,
 		Mounts: mounts[p.ID.String()],
@@ -269,6 +276,13 @@ func pointView(vm string, p *snapshotchain.Point, mounts map[string][]string) ap
 	}
 	if p.Config != nil {
 		v.Config = &api.PointConfig{Name: p.Config.Name, SizeBytes: p.Config.SizeBytes}
+	}
+	g := s.store.GuardOf(p)
+	for _, h := range g.Holds {
+		v.Holds = append(v.Holds, api.Hold(h))
+	}
+	if at, _ := s.store.Time(); at.Before(g.Until) {
+		v.LockedUntil = &g.Until
 	}
 	return v
 }

@@ -34,8 +34,9 @@ type mount struct {
 	// returning is set while a mount of an earlier run comes back. Programs may have made files in the bare
 	// folder meanwhile; they must not keep it away.
 	returning bool
-	serving   atomic.Bool // its folder is taken; set and cleared under mu, and read without it
-	mu        sync.Mutex  // one operation on the mount at a time; guards all below
+	serving   atomic.Bool        // its folder is taken; set and cleared under mu, and read without it
+	pin       *snapshotchain.Pin // of its point; set before others know the mount
+	mu        sync.Mutex         // one operation on the mount at a time; guards all below
 	rec       *mountRecord
 	log       *overlay.Log // nil when read-only or not served
 	bases     []*snapshotchain.Disk

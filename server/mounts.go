@@ -35,6 +35,11 @@ func (s *Server) createMount(ctx context.Context, req *api.MountRequest) (*mount
 	for i, d := range p.Disks {
 		rec.Disks = append(rec.Disks, mountDisk{Node: uint64(i) + 2, Disk: d})
 	}
+	pin, err := s.store.Pin(&p, "it is being mounted") // until the mount has its own
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", req.Ref, err)
+	}
+	defer pin.Release()
 	return s.mountAt(ctx, rec, req.Path)
 }
 
@@ -100,8 +105,21 @@ func (s *Server) addMount(m *mount) error {
 	if err := s.checkFreeLocked(m.rec.Path); err != nil {
 		return err
 	}
+	if err := m.pinPoint(); err != nil {
+		return err
+	}
 	s.mounts[m.rec.ID] = m
 	return nil
+}
+
+// pinPoint keeps what the mount stands on until it is dropped.
+func (m *mount) pinPoint() (err error) {
+	disks := make([]snapshotchain.PointDisk, 0, len(m.rec.Disks))
+	for i := range m.rec.Disks {
+		disks = append(disks, m.rec.Disks[i].Disk)
+	}
+	m.pin, err = m.s.store.PinDisks(disks, "mount "+m.rec.ID.String())
+	return err
 }
 
 // checkFreeLocked is Busy when a mount is, or is about to be, at path. The caller holds mu.
@@ -141,6 +159,7 @@ func (s *Server) dropMount(m *mount) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.mounts, m.rec.ID)
+	m.pin.Release()
 }
 
 // forget removes a mount for good. The caller holds its mu and it is not served.
@@ -277,6 +296,7 @@ func (s *Server) restoreMounts(ctx context.Context) error {
 		err := s.restoreDir(ctx, name)
 		if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Newer) {
 			s.addDamage(err)
+			s.unknown = append(s.unknown, filepath.Join(s.mountsDir(), name))
 			s.holdUnknown(name)
 			continue
 		}
@@ -371,6 +391,9 @@ func (s *Server) knownDamage() []string {
 
 func (s *Server) restoreMount(ctx context.Context, dir string, rec *mountRecord) {
 	m := &mount{s: s, dir: dir, rec: rec}
+	if err := m.pinPoint(); err != nil { // nothing was collected yet
+		s.addDamage(fmt.Errorf("mount %s: %w", rec.ID, err))
+	}
 	s.mu.Lock()
 	s.mounts[rec.ID] = m
 	s.mu.Unlock()

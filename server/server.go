@@ -36,6 +36,7 @@ type Server struct {
 	store   *snapshotchain.Store
 	jobs    *jobs
 	packer  *packer
+	keeper  *keeper
 	nfs     *nfsService
 	ending  atomic.Bool // set before mounts are taken away to come back at the next start
 
@@ -44,6 +45,9 @@ type Server struct {
 	listing   slots         // lists of extents and comparisons
 
 	watchers sync.WaitGroup // of mounts that may be unmounted from outside
+
+	// unknown are folders of mounts whose records cannot be read: what they stand on is not known. Set once.
+	unknown []string
 
 	mu     sync.Mutex // guards what is below
 	mounts map[mountID]*mount
@@ -83,7 +87,7 @@ func (s *Server) open(ctx context.Context) error {
 	}
 	s.store, err = snapshotchain.Open(ctx, snapshotchain.Options{
 		Dir: s.config.Data, FS: vfs.OS{}, Clock: s.clock, Log: s.log, ChunkCache: s.config.ChunkCacheMiB << 20,
-		Admit: s.guard.Admit, AdmitCommit: s.guard.Commit,
+		Admit: s.guard.Admit, AdmitFreeing: s.guard.AdmitFreeing, AdmitCommit: s.guard.Commit,
 	})
 	if err != nil {
 		return err
@@ -100,6 +104,7 @@ func (s *Server) open(ctx context.Context) error {
 	}
 	if err == nil {
 		s.packer.resume()
+		s.keeper = startKeeper(s)
 	}
 	if err != nil {
 		return errors.Join(err, s.close(context.WithoutCancel(ctx)))
@@ -111,6 +116,9 @@ func (s *Server) open(ctx context.Context) error {
 func (s *Server) close(ctx context.Context) error {
 	if s.jobs != nil {
 		s.jobs.close()
+	}
+	if s.keeper != nil {
+		s.keeper.close()
 	}
 	if s.packer != nil {
 		s.packer.close()

@@ -46,6 +46,7 @@ func (s *Server) postRemove(r *http.Request) (int, any, error) {
 	}
 	s.log.Info("vm removed", "vm", name, "points", what.Points)
 	what.Removed = true
+	s.keeper.wake()
 	return http.StatusOK, what, nil
 }
 

@@ -3,6 +3,7 @@
 package clock
 
 import (
+	"context"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,18 @@ func (System) Ran() time.Duration {
 		panic("CLOCK_BOOTTIME: " + err.Error()) // Linux has it since 2.6.39
 	}
 	return time.Duration(ts.Nano())
+}
+
+// Sleep waits for d, or until ctx ends, whose error it returns then.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Fixed is a clock for tests that stands still until it is moved. It is not safe for use by several

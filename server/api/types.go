@@ -119,6 +119,70 @@ type Point struct {
 	Config      *PointConfig `json:"config,omitempty"`
 	Notes       []string     `json:"notes,omitempty"`
 	Mounts      []string     `json:"mounts,omitempty"`
+	Holds       []Hold       `json:"holds,omitempty"`
+	LockedUntil *time.Time   `json:"locked_until,omitempty"` // by the store's clock
+}
+
+// Hold keeps a point until it is released.
+type Hold struct {
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+}
+
+// ExpireRequest is the body of POST /v1/points/expire.
+type ExpireRequest struct {
+	Refs   []string `json:"refs"` // VM@TIME
+	DryRun bool     `json:"dry_run,omitempty"`
+}
+
+// Expired tells which points went, or would go.
+type Expired struct {
+	Points  []ExpiredPoint `json:"points"`
+	Expired bool           `json:"expired"`
+}
+
+// ExpiredPoint is one of them. Reason says why it cannot go now.
+type ExpiredPoint struct {
+	VM     string    `json:"vm"`
+	Point  string    `json:"point"`
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// HoldRequest is the body of POST /v1/points/hold and /v1/points/release; a release without a reason ends all holds.
+type HoldRequest struct {
+	Ref    string `json:"ref"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// LockRequest is the body of POST /v1/points/lock.
+type LockRequest struct {
+	Ref   string `json:"ref"`
+	Until string `json:"until"` // a time as in VM@TIME, or a duration as 30d
+}
+
+// CollectRequest is the body of POST /v1/gc.
+type CollectRequest struct {
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// Collection tells what a collection found and did, or would do.
+type Collection struct {
+	DryRun              bool      `json:"dry_run"`
+	Started             time.Time `json:"started"`
+	ElapsedSeconds      float64   `json:"elapsed_seconds"`
+	MarkSeconds         float64   `json:"mark_seconds"`
+	Points              uint64    `json:"points"`     // that are kept
+	Pointers            int64     `json:"pointers"`   // of the map, that were looked at
+	Containers          int       `json:"containers"` // that were looked at
+	LiveBytes           int64     `json:"live_bytes"` // as stored, of these
+	DeadBytes           int64     `json:"dead_bytes"`
+	FreedBytes          int64     `json:"freed_bytes"` // on disk
+	RemovedContainers   int       `json:"removed_containers"`
+	RewrittenContainers int       `json:"rewritten_containers"`
+	HeldContainers      int       `json:"held_containers"`    // left for the next time: a backup that runs found data there
+	DamagedContainers   int       `json:"damaged_containers"` // left: data that is needed there is bad
+	Error               *Error    `json:"error,omitempty"`
 }
 
 // PointConfig tells which configuration was captured.
@@ -298,25 +362,29 @@ type Jobs struct {
 
 // Status is the body of GET /v1/status.
 type Status struct {
-	Version       string   `json:"version"`
-	Store         string   `json:"store"`
-	Data          string   `json:"data"`
-	VMs           int      `json:"vms"`
-	Points        int      `json:"points"`
-	Mounts        int      `json:"mounts"`
-	LogicalBytes  int64    `json:"logical_bytes"` // data of all points, as if nothing were shared
-	SharedBytes   int64    `json:"shared_bytes"`  // of that, what is not stored again
-	UniqueBytes   int64    `json:"unique_bytes"`  // the rest, before compression
-	StoredBytes   int64    `json:"stored_bytes"`  // on disk
-	FastBytes     int64    `json:"fast_bytes"`    // of that, stored fast and to be compressed better when no job runs
-	MetadataBytes int64    `json:"metadata_bytes"`
-	OverlayBytes  int64    `json:"overlay_bytes"`
-	Ratio         float64  `json:"ratio"` // logical to stored
-	FreeBytes     int64    `json:"free_bytes"`
-	Healthy       bool     `json:"healthy"`
-	ReadOnly      string   `json:"read_only,omitempty"` // why no changes are taken
-	Damage        []string `json:"damage"`
-	UptimeSeconds float64  `json:"uptime_seconds"`
+	Version       string  `json:"version"`
+	Store         string  `json:"store"`
+	Data          string  `json:"data"`
+	VMs           int     `json:"vms"`
+	Points        int     `json:"points"`
+	Mounts        int     `json:"mounts"`
+	LogicalBytes  int64   `json:"logical_bytes"` // data of all points, as if nothing were shared
+	SharedBytes   int64   `json:"shared_bytes"`  // of that, what is not stored again
+	UniqueBytes   int64   `json:"unique_bytes"`  // the rest, before compression
+	StoredBytes   int64   `json:"stored_bytes"`  // on disk
+	FastBytes     int64   `json:"fast_bytes"`    // of that, stored fast and to be compressed better when no job runs
+	MetadataBytes int64   `json:"metadata_bytes"`
+	OverlayBytes  int64   `json:"overlay_bytes"`
+	Ratio         float64 `json:"ratio"` // logical to stored
+	FreeBytes     int64   `json:"free_bytes"`
+	// StoreTime is by the store's own clock, by which locks count; the machine's is ahead of it by ClockAheadSeconds.
+	StoreTime         time.Time   `json:"store_time"`
+	ClockAheadSeconds float64     `json:"clock_ahead_seconds"`
+	LastCollection    *Collection `json:"last_collection,omitempty"`
+	Healthy           bool        `json:"healthy"`
+	ReadOnly          string      `json:"read_only,omitempty"` // why no changes are taken
+	Damage            []string    `json:"damage"`
+	UptimeSeconds     float64     `json:"uptime_seconds"`
 }
 
 // Error is the body of every answer that is not 2xx, as {"error": …}.
