@@ -45,9 +45,10 @@ func (r *Rules) UnmarshalJSON(b []byte) error {
 	case bytes.Equal(trimmed, []byte("null")):
 		*r = Rules{}
 	case bytes.HasPrefix(trimmed, []byte(`"`)):
-		if err = json.Unmarshal(trimmed, &text); err == nil {
-			*r, err = Parse(text)
+		if err = json.Unmarshal(trimmed, &text); err != nil {
+			return badForm(err)
 		}
+		*r, err = Parse(text)
 	default:
 		*r, err = fromObject(trimmed)
 	}

@@ -71,11 +71,7 @@ func TestGoesIsWhenThePointIsLetGo(t *testing.T) {
 func checkGoes(t *rapid.T, points []Point, r Rules, now time.Time, steps int) {
 	verdicts := Decide(points, r, now)
 	goods := 0
-	var rest []Point
 	for _, v := range verdicts {
-		if v.Kept {
-			rest = append(rest, v.Point)
-		}
 		if v.Point.Good {
 			goods++
 		}
