@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// Difference says how two plans differ. Lists are in the order of VMs; within one, oldest points first.
+// Difference says how two plans differ. Lists are in the order of VMs; within one, what goes is before
+// what stays, and the oldest first.
 type Difference struct {
 	Rules    []RulesChange `json:"rules,omitempty"`    // of VMs that are in both
 	GoNow    []Item        `json:"go_now,omitempty"`   // would go, and did not before

@@ -24,10 +24,12 @@ type Verdict struct {
 	Reasons []Reason // all that keeps the point; none for one that may go
 	// Goes estimates when the point will no longer be kept; the zero time when that is not to be foreseen, and
 	// for points that may go now. It assumes that good points go on being made at the rhythm of the last nine
-	// (the median of the times between them, 300,000 of them at most), that rules are applied whenever one was made,
-	// and that pins stay. A point that only Within keeps goes at the exact time at which it is older than that; the point
-	// that makes it so may come a little later. It is not foreseen while a good point is dated in the future.
-	// Months do not begin where weeks do: where weekly and monthly rules meet it can be off by a bucket.
+	// (the median of the times between them, the greater of two in the middle), the next one now if it is late, that
+	// rules are applied whenever one was made, and that pins stay. What the next 300,000 points do not push out
+	// is not foreseen, nor is anything while a good point is dated in the future.
+	// A point that Within keeps to the last goes at the exact time at which it is older than that; the next point,
+	// without which it stays, may come a little later. Months do not begin where weeks do: where weekly and
+	// monthly rules meet the estimate can be off by a bucket.
 	Goes time.Time
 }
 
@@ -70,16 +72,17 @@ func (r Reason) String() string {
 }
 
 // Decide says for each point whether the rules keep it, newest first; points of one time are in falling order of
-// their ids, and the first of them counts as the newest. The order of points has no influence, and they are not changed.
+// their ids, and the first of them counts as the newest. The order of points makes no difference, and they are
+// not changed.
 // A rule with a number below zero is no rule: call Rules.Validate before.
 //
 // The newest good point is kept whatever the rules say: the newest that is not after now, or the newest of
 // all when each is.
 //
 // Points that are not good take no place: the rules are applied to the good ones alone. They are applied once
-// more to all points as if all were good, and what that keeps stays as well. So a point that is found damaged stays as long
-// as it would have otherwise, as somebody may want to save files from it, and the nearest good one stays
-// beside it. While no point is good nothing goes.
+// more to all points as if all were good, and what that keeps stays as well. So a point that is found damaged
+// stays as long as it would have otherwise, as somebody may want to save files from it, and the nearest good one
+// stays beside it. While no point is good nothing goes.
 func Decide(points []Point, rules Rules, now time.Time) []Verdict {
 	j := judge(points, rules, now)
 	verdicts := make([]Verdict, 0, len(points))
@@ -149,7 +152,7 @@ func newestGood(list []entry, now time.Time) int {
 	return found
 }
 
-// takesAll tells whether rules count the point if it is good: pinned points are not counted by the sequential dialect.
+// takesAll tells whether rules count the point if it is good: the sequential dialect does not count pinned ones.
 func (j *judgement) takesAll(e *entry) bool {
 	return e.Pinned == "" || j.rules.Dialect == Independent
 }

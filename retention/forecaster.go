@@ -56,8 +56,8 @@ func (f *forecaster) feed(it item) {
 }
 
 // enter lets the item into the first stage of the row that does not find its bucket covered by a neighbour: newer,
-// the oldest of the stages before, or the newest of a stage that was passed. When no stage takes it, it goes at the
-// time given.
+// the oldest of the stages before, or the newest of a stage that was passed. When no stage takes it, it goes at
+// the time given.
 func (f *forecaster) enter(row []stage, it item, at time.Time, newer *item) {
 	var passed *item
 	for len(row) > 0 && (row[0].same(it, newer) || row[0].same(it, passed)) {
@@ -84,8 +84,8 @@ func (f *forecaster) enter(row []stage, it item, at time.Time, newer *item) {
 	}
 }
 
-// supersede drops what is in one bucket of the first stage with the newer item: an item of that stage, or of a later one whose
-// buckets begin elsewhere.
+// supersede drops what is in one bucket of the first stage with the newer item: an item of that stage, or of a
+// later one whose buckets begin elsewhere.
 func (f *forecaster) supersede(row []stage, it item) {
 	for i := range row {
 		s := &row[i]

@@ -23,9 +23,8 @@ type VM struct {
 // Plan says which points of several VMs may go. Equal inputs in any order make equal plans.
 type Plan struct {
 	VMs []VMPlan `json:"vms"` // by ID; VMs without points are left out
-	// Hash is the SHA-256 over rules, VMs, and the ids of points that go and that stay, 64 lower-case hex digits. It
-	// does not change with the time alone, but does when a point was made, has gone or is pinned in between,
-	// if that changes what goes or stays.
+	// Hash is the SHA-256 over rules, VMs, and the ids of points that go and that stay, 64 lower-case hex digits.
+	// Time that passes does not change it, unless it changes what goes; a point that was made or has gone does.
 	Hash string `json:"hash"`
 }
 

@@ -18,8 +18,8 @@ type Dialect uint8
 const (
 	// Sequential applies the rules one behind the other, as Proxmox Backup's prune: within, last, hourly, daily,
 	// weekly, monthly, yearly. A rule keeps the newest point of each bucket, for as many buckets as it says, but
-	// a bucket that has a point kept by a rule before it is passed over and not counted; nor can a rule have a point
-	// back that an earlier one left as not the newest of its bucket. daily=7,weekly=4 is the last seven days and
+	// a bucket that has a point kept by a rule before it is passed over and not counted; nor can a rule have a
+	// point back that an earlier one left as not the newest of its bucket. daily=7,weekly=4 is the last seven days and
 	// four weeks before them. Proxmox has no within; it is the first rule here, and what it keeps is covered, so
 	// that within=14d,daily=7 is fourteen days of everything and then seven days. Pinned points take no part: they
 	// stay and are not counted, as Proxmox's protected snapshots.
