@@ -31,7 +31,8 @@ func table() map[string][]string {
 		"snapshotchain": {
 			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "snapshotchain/chunkstore",
 		},
-		"ingest": {"blockdev", "internal/errs", "snapshotchain", "snapshotchain/chunkstore"},
+		"retention": {"internal/errs"},
+		"ingest":    {"blockdev", "internal/errs", "snapshotchain", "snapshotchain/chunkstore"},
 
 		// A served tree knows block devices, never the chain: server plugs the two together.
 		"fs":           {"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/vfs"},
