@@ -95,8 +95,14 @@ func (a *ahead) start(d *Disk, off, end int64) bool {
 	default:
 		return false
 	}
+	key := diskAt{d.seal.Lineage, d.seal.Seq}
+	if d.s.pins.use(key) != nil { // the reader may close the disk before the end of this
+		<-a.slots
+		return false
+	}
 	a.wg.Go(func() {
 		defer func() { <-a.slots }()
+		defer d.s.pins.unuse(key)
 		d.warm(a.ctx, off, end)
 	})
 	return true

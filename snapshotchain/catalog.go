@@ -345,6 +345,7 @@ func (c *catalog) dropContainers(ids []chunkstore.ContainerID) *puts {
 		if old, ok := c.containers[id]; ok && old.Gone {
 			delete(c.containers, id)
 			p.set(&c.root.Containers, keyContainer(id), mustJSON(&old), nil)
+			p.add(be64("c", uint64(id)), nil)
 		}
 	}
 	p.add(keyRoot(), mustJSON(&c.root))

@@ -320,6 +320,11 @@ func (c *collector) remove(ctx context.Context, list []candidate) error {
 		if err := c.s.clearGone(w.Gone); err != nil {
 			return err
 		}
+		gone := map[chunkstore.ContainerID]bool{}
+		for _, id := range w.Gone {
+			gone[id] = true
+		}
+		c.s.dropBad(func(p chunkstore.Ptr) bool { return gone[p.Container] })
 		c.report.Gone += n
 		c.report.FreedBytes += w.Freed
 	}
@@ -344,7 +349,7 @@ func (c *collector) rewrite(ctx context.Context, k candidate) error {
 	if err := c.o.Pace(ctx, st.Bytes); err != nil {
 		return err
 	}
-	r, err := c.s.chunks.Repack(ctx, st.ID, c.isLive(k.i))
+	r, err := c.s.chunks.Repack(ctx, st.ID, chunkstore.Wanted{Live: c.isLive(k.i)})
 	if errs.Is(err, errs.Corrupt) {
 		c.report.Damaged++
 		return nil
@@ -364,5 +369,7 @@ func (c *collector) rewrite(ctx context.Context, k candidate) error {
 	}
 	c.report.Rewritten++
 	c.report.FreedBytes += w.Freed
+	isLive := c.isLive(k.i)
+	c.s.dropBad(func(p chunkstore.Ptr) bool { return p.Container == st.ID && !isLive(p.Slot) })
 	return nil
 }

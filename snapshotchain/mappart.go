@@ -41,16 +41,22 @@ func (w *partWriter) empty() bool { return len(w.buf) == 0 }
 
 func (w *partWriter) add(l LineageID, s Seq, kind PartKind, n uint32, val []byte) {
 	if w.empty() {
-		w.part = Part{Kind: kind, First: n}
-		w.buf = append(w.buf, partMagic...)
-		w.buf = append(w.buf, byte(kind), 0, 0, 0)
-		w.buf = binary.LittleEndian.AppendUint64(w.buf, uint64(l))
-		w.buf = binary.LittleEndian.AppendUint32(w.buf, uint32(s))
+		w.part.First = n
+		w.begin(l, s, kind)
 	}
 	w.part.Last = n
 	w.buf = binary.AppendUvarint(w.buf, uint64(n))
 	w.buf = binary.AppendUvarint(w.buf, uint64(len(val)))
 	w.buf = append(w.buf, val...)
+}
+
+// begin starts a part without entries.
+func (w *partWriter) begin(l LineageID, s Seq, kind PartKind) {
+	w.part.Kind = kind
+	w.buf = append(w.buf, partMagic...)
+	w.buf = append(w.buf, byte(kind), 0, 0, 0)
+	w.buf = binary.LittleEndian.AppendUint64(w.buf, uint64(l))
+	w.buf = binary.LittleEndian.AppendUint32(w.buf, uint32(s))
 }
 
 // eachEntry calls fn with the entries of a decoded part, after checking that it belongs where it was found.

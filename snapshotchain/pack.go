@@ -63,7 +63,11 @@ func (s *Store) unpacked() []chunkstore.ContainerID {
 
 // packOne writes a container anew, records that, and lets the old file go.
 func (s *Store) packOne(ctx context.Context, id chunkstore.ContainerID) (int64, error) {
-	r, err := s.chunks.Repack(ctx, id, nil)
+	return s.writeAnew(ctx, id, chunkstore.Wanted{})
+}
+
+func (s *Store) writeAnew(ctx context.Context, id chunkstore.ContainerID, want chunkstore.Wanted) (int64, error) {
+	r, err := s.chunks.Repack(ctx, id, want)
 	if err != nil {
 		return 0, err
 	}

@@ -2,7 +2,6 @@ package snapshotchain
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -370,7 +369,7 @@ func (s *Store) recover(ctx context.Context) error {
 	for _, path := range rec.Unknown {
 		s.addDamage("container that nobody committed is kept: " + path)
 	}
-	if err := s.loadBad(); err != nil {
+	if err := firstError(s.loadBad(), s.loadScrubbed()); err != nil {
 		return err
 	}
 	if len(rec.Changed) > 0 {
@@ -387,22 +386,6 @@ func (s *Store) recover(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// loadBad tells the chunk store which records are known to be bad.
-func (s *Store) loadBad() error {
-	return s.db.Each([]byte("b"), func(key, val []byte, _ error) error {
-		if len(key) != 13 {
-			return nil
-		}
-		p := chunkstore.Ptr{
-			Container: chunkstore.ContainerID(binary.BigEndian.Uint64(key[1:])), Slot: binary.BigEndian.Uint32(key[9:]),
-		}
-		if s.chunks.MarkBad(p) {
-			s.damage = append(s.damage, fmt.Sprintf("record %s was found bad before: %s", p, val))
-		}
-		return nil
-	})
 }
 
 // record makes a change durable in the journal, applies it, and returns its number. After an error behind

@@ -73,6 +73,9 @@ type Store struct {
 
 	packing sync.Mutex // one Pack or Collect at a time
 
+	scrubMu sync.Mutex // guards scrubs
+	scrubs  map[chunkstore.ContainerID]scrubbed
+
 	commit sync.Mutex // held from a journal record until it is in Badger: gives changes their order
 
 	mu     sync.RWMutex // guards what is below
@@ -80,6 +83,7 @@ type Store struct {
 	busy   map[string]bool // names of VMs that a draft is open for
 	broken error           // Badger or the journal failed: no more changes until the store is opened again
 	damage []string
+	bad    map[chunkstore.Ptr]*badRecord
 }
 
 // leafKey names a version of a leaf or of a directory page.
@@ -98,7 +102,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead(), pins: newPins()}
+	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead(), pins: newPins(), bad: map[chunkstore.Ptr]*badRecord{}, scrubs: map[chunkstore.ContainerID]scrubbed{}}
 	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
 	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
 	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
@@ -184,7 +188,7 @@ func (s *Store) fail(err error) {
 func (s *Store) Health() (damage []string, broken error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return append([]string(nil), s.damage...), s.broken
+	return append(append([]string(nil), s.damage...), s.badTextsLocked()...), s.broken
 }
 
 func (s *Store) addDamage(list ...string) {
@@ -195,16 +199,6 @@ func (s *Store) addDamage(list ...string) {
 		if len(s.damage) < 1000 {
 			s.damage = append(s.damage, d)
 		}
-	}
-}
-
-// recordBad remembers a bad chunk across restarts, so that nothing is deduplicated against it.
-func (s *Store) recordBad(p chunkstore.Ptr, cause error) {
-	s.addDamage(fmt.Sprintf("record %s: %v", p, cause))
-	list := &puts{}
-	list.add(keyBad(p), []byte(cause.Error()))
-	if err := s.writeSpare(list); err != nil {
-		s.opts.Log.Warn("bad chunk was not recorded", "chunk", p.String(), "err", err)
 	}
 }
 

@@ -61,7 +61,7 @@ func TestContainerWithoutWhatIsNotWantedKeepsItsSlots(t *testing.T) {
 			want[p] = b
 		}
 	}
-	r, err := s.Repack(t.Context(), old.ID, live)
+	r, err := s.Repack(t.Context(), old.ID, Wanted{Live: live})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestContainerWithoutWhatIsNotWantedKeepsItsSlots(t *testing.T) {
 	}
 	check(again)
 	// It can be collected once more, also all of it.
-	r2, err := again.Repack(t.Context(), old.ID, func(uint32) bool { return false })
+	r2, err := again.Repack(t.Context(), old.ID, Wanted{Live: func(uint32) bool { return false }})
 	if err != nil {
 		t.Fatal(err)
 	}

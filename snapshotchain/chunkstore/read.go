@@ -54,6 +54,42 @@ func (s *Store) ReadRecord(ctx context.Context, p Ptr, kind RecordKind) ([]byte,
 	return s.read(ctx, p, kind, nil)
 }
 
+// ProveChunk reads a chunk from the disk, past every cache, compares all its checksums and hashes, and returns the page
+// hashes. Bad bytes are a Corrupt error, and remembered.
+func (s *Store) ProveChunk(ctx context.Context, h *Hasher, p Ptr) ([]PageHash, error) {
+	r, raw, err := s.recordAt(ctx, p)
+	if err == nil {
+		err = prove(h, r, raw)
+	}
+	if errs.Is(err, errs.Corrupt) {
+		if c, cerr := s.container(p.Container); cerr == nil && s.replaced(c) {
+			return s.ProveChunk(ctx, h, p)
+		}
+		s.noteBad(p, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", p, err)
+	}
+	return r.hashes(), nil
+}
+
+// prove compares the content of a chunk with its hashes and its id.
+func prove(h *Hasher, r *record, raw []byte) error {
+	hashes := r.hashes()
+	if r.kind != KindChunk || len(raw) != len(hashes)*PageSize {
+		return errs.New(errs.Corrupt, "record of kind %d with %d bytes and %d page hashes", r.kind, len(raw), len(hashes))
+	}
+	for i := range hashes {
+		if h.Page(raw[i*PageSize:][:PageSize]) != hashes[i] {
+			return errs.New(errs.Corrupt, "page %d differs from its hash", i)
+		}
+	}
+	if h.Chunk(hashes) != r.id {
+		return errs.New(errs.Corrupt, "page hashes differ from the id of the chunk")
+	}
+	return nil
+}
+
 // noteBad remembers a bad record and tells of it once.
 func (s *Store) noteBad(p Ptr, err error) {
 	if s.MarkBad(p) {

@@ -17,11 +17,21 @@ type Repacked struct {
 	freed      map[ChunkID]Ptr // what it does not hold any more
 }
 
+// Wanted says what of a container Repack writes.
+type Wanted struct {
+	// Live says which slots are wanted; nil is all.
+	Live func(slot uint32) bool
+	// Instead are records with the same content as those of slots that are bad.
+	Instead map[uint32]Ptr
+	// Map are parts of the map that slots of bad ones held.
+	Map map[uint32][]byte
+}
+
 // Repack writes a sealed container anew with what LevelFast compressed compressed as LevelDefault does, and
-// without the records that live, unless it is nil, does not want: their slots stay, and hold nothing. The
+// without the records that are not wanted: their slots stay, and hold nothing. The
 // new file is on disk when it returns. Corrupt when a record that is wanted is bad: then nothing is written,
 // because the old file is all that could ever be saved of it.
-func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint32) bool) (*Repacked, error) {
+func (s *Store) Repack(ctx context.Context, id ContainerID, want Wanted) (*Repacked, error) {
 	old, err := s.container(id)
 	if err != nil {
 		return nil, err
@@ -40,7 +50,7 @@ func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint3
 		return nil, errs.New(errs.Corrupt, "container %s has %d of %d slots", id, len(slots), st.Slots)
 	}
 	admit := s.opts.Admit
-	if live != nil {
+	if want.Live != nil {
 		admit = s.opts.AdmitFreeing
 	}
 	if err := admit(st.Bytes); err != nil {
@@ -59,7 +69,7 @@ func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint3
 	if err != nil {
 		return nil, fmt.Errorf("pack container %s: %w", id, err)
 	}
-	freed, err := s.copyRecords(ctx, c.app, old, slots, live)
+	freed, err := s.copyRecords(ctx, c.app, old, slots, want)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pack container %s: %w", id, err), c.app.file.Close(), s.opts.FS.Remove(c.path))
 	}
@@ -84,21 +94,24 @@ func (s *Store) Repack(ctx context.Context, id ContainerID, live func(slot uint3
 // generations were committed is not known before the journal was read.
 const newSuffix = ".new"
 
-// copyRecords writes the records of a container that live wants, makes them durable, and returns the chunks that it
+// copyRecords writes the records of a container that are wanted, makes them durable, and returns the chunks that it
 // left out.
-func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, slots []slot, live func(uint32) bool) (map[ChunkID]Ptr, error) {
+func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, slots []slot, want Wanted) (map[ChunkID]Ptr, error) {
 	var bad error
 	freed, skipped := map[ChunkID]Ptr{}, 0
 	for n := range slots {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if slots[n].kind == KindFreed || (live != nil && !live(uint32(n))) {
+		if slots[n].kind == KindFreed || (want.Live != nil && !want.Live(uint32(n))) {
 			skipped++
 			s.noteFreed(ctx, freed, from, uint32(n), slots[n])
 			continue
 		}
 		r, raw, err := s.recordOf(ctx, from, uint32(n), slots[n])
+		if err != nil {
+			r, raw, err = s.instead(ctx, want, uint32(n), err)
+		}
 		if errs.Is(err, errs.Corrupt) {
 			s.noteBad(Ptr{from.id, uint32(n)}, err)
 			bad = err
@@ -118,6 +131,17 @@ func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, 
 		return nil, bad
 	}
 	return freed, firstError(to.skip(skipped), to.seal())
+}
+
+// instead finds what takes the place of a record that cannot be read.
+func (s *Store) instead(ctx context.Context, want Wanted, n uint32, cause error) (*record, []byte, error) {
+	if p, ok := want.Instead[n]; ok {
+		return s.recordAt(ctx, p)
+	}
+	if raw, ok := want.Map[n]; ok {
+		return &record{kind: KindMap, codec: CodecRaw, rawLen: len(raw), payload: raw}, raw, nil
+	}
+	return nil, nil, cause
 }
 
 // copyRecord writes a record behind skipped slots that hold nothing.
@@ -164,6 +188,59 @@ func (s *Store) recordOf(ctx context.Context, c *container, n uint32, sl slot) (
 	}
 	raw, err := s.codecs.decode(r.codec, r.payload, r.rawLen)
 	return r, raw, err
+}
+
+// recordAt reads the record that p points to, and proves it.
+func (s *Store) recordAt(ctx context.Context, p Ptr) (*record, []byte, error) {
+	c, err := s.container(p.Container)
+	if err != nil {
+		return nil, nil, err
+	}
+	sl, err := s.slot(ctx, c, p.Slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.recordOf(ctx, c, p.Slot, sl)
+}
+
+// Copy finds another good record with the chunk that a bad one held.
+func (s *Store) Copy(ctx context.Context, bad Ptr) (Ptr, bool) {
+	id, ok := s.chunkID(ctx, bad)
+	if !ok {
+		return Ptr{}, false
+	}
+	p, ok := s.dedup.get(id)
+	if !ok || p == bad || s.IsBad(p) {
+		return Ptr{}, false
+	}
+	c, err := s.container(p.Container)
+	if err != nil {
+		return Ptr{}, false
+	}
+	c.mu.Lock()
+	committed := p.Slot < c.state.Slots
+	c.mu.Unlock()
+	if !committed {
+		return Ptr{}, false
+	}
+	r, _, err := s.recordAt(ctx, p)
+	return p, err == nil && r.kind == KindChunk && r.id == id
+}
+
+// chunkID returns the id of a chunk, from the footer of its container, or from its own header.
+func (s *Store) chunkID(ctx context.Context, p Ptr) (ChunkID, bool) {
+	c, err := s.container(p.Container)
+	if err != nil || c.class != ClassData {
+		return ChunkID{}, false
+	}
+	if ids, n, err := s.idsOf(ctx, c); err == nil && p.Slot < n && int(p.Slot) < len(ids) && ids[p.Slot] != (ChunkID{}) {
+		return ids[p.Slot], true
+	}
+	r, err := s.readHeader(ctx, p)
+	if err != nil || r.kind != KindChunk {
+		return ChunkID{}, false
+	}
+	return r.id, true
 }
 
 // Swap lets everybody read the new file, whose state was recorded durably, and removes the old one. Who is

@@ -51,10 +51,10 @@ func TestAFailedRepackDoesNotKeepTheNextAway(t *testing.T) {
 			continue
 		}
 		fail = true
-		if _, err := s.Repack(t.Context(), st.ID, nil); err == nil {
+		if _, err := s.Repack(t.Context(), st.ID, Wanted{}); err == nil {
 			t.Error("the first did not fail")
 		}
-		if _, err := s.Repack(t.Context(), st.ID, nil); err != nil {
+		if _, err := s.Repack(t.Context(), st.ID, Wanted{}); err != nil {
 			t.Errorf("second: %v", err)
 		}
 		return

@@ -245,6 +245,13 @@ func (s *Store) MarkBad(p Ptr) bool {
 	return true
 }
 
+// UnmarkBad forgets that a record is bad: it was written again, or is gone.
+func (s *Store) UnmarkBad(p Ptr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.bad, p)
+}
+
 // IsBad says whether a record was found to be bad.
 func (s *Store) IsBad(p Ptr) bool {
 	s.mu.Lock()
