@@ -120,12 +120,12 @@ func (a *app) addCommands(root *cobra.Command) {
 		"browse": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
-		"expire": a.completeVMs("@", none), "hold": a.completeVMs("@", none), "release": a.completeVMs("@", none), "lock": a.completeVMs("@", none),
+		"expire": a.completeVMs("@", none), "hold": a.completeVMs("@", none), "release": a.completeVMs("@", none), "lock": a.completeVMs("@", none), "verify": a.completeVMs("@", none),
 		"export": a.completeVMs("@", none), "diff": a.completeVMs("@", none),
 	}
 	for _, c := range []*cobra.Command{
 		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.exportsCmd(), a.commitCmd(), a.forkCmd(),
-		a.exportCmd(), a.diffCmd(), a.expireCmd(), a.holdCmd(), a.releaseCmd(), a.lockCmd(), a.gcCmd(), a.jobsCmd(), a.statusCmd(),
+		a.exportCmd(), a.diffCmd(), a.expireCmd(), a.holdCmd(), a.releaseCmd(), a.lockCmd(), a.gcCmd(), a.verifyCmd(), a.scrubCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes
 		c.ValidArgsFunction = complete[c.Name()]

@@ -162,6 +162,10 @@ func result(j *api.Job) string {
 		return j.Error.Message
 	case j.Result != nil:
 		return "point " + short(j.Result.Point)
+	case j.Verified != nil:
+		return "good"
+	case j.Scrubbed != nil:
+		return "read " + size(j.Scrubbed.ReadBytes)
 	case j.Progress != nil:
 		return "read " + size(j.Progress.ReadBytes)
 	default:

@@ -43,6 +43,10 @@ type Config struct {
 	// NFSConnections bounds the connections of all clients; default 512. NFSInFlight the calls of one; default 128.
 	NFSConnections int `yaml:"nfs_connections"`
 	NFSInFlight    int `yaml:"nfs_in_flight"`
+	// ScrubDays is within how many days all that is stored is read once more; default 30, negative never.
+	ScrubDays int `yaml:"scrub_days"`
+	// ClockCatchUp is by how many hours the store's clock comes nearer to the machine's in an hour; default 1.
+	ClockCatchUp float64 `yaml:"clock_catch_up"`
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string `yaml:"log_level"`
 }
@@ -84,6 +88,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Backups <= 0 {
 		c.Backups = 2
+	}
+	if c.ScrubDays == 0 {
+		c.ScrubDays = 30
+	}
+	if c.ClockCatchUp < 0 || c.ClockCatchUp > 100 {
+		return errs.New(errs.Invalid, "clock_catch_up %v is not between 0 and 100", c.ClockCatchUp)
 	}
 	if c.NFSListen == "" {
 		c.NFSListen = "127.0.0.1:2049"

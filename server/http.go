@@ -47,6 +47,8 @@ func (s *Server) handler() http.Handler {
 		"POST /v1/points/release":      s.postRelease,
 		"POST /v1/points/lock":         s.postLock,
 		"POST /v1/gc":                  s.postCollect,
+		"POST /v1/verify":              s.postVerify,
+		"POST /v1/scrub":               s.postScrub,
 		"POST /v1/vms/{name}/rename":   s.postRename,
 		"POST /v1/vms/{name}/remove":   s.postRemove,
 		"GET /v1/export":               s.getExport,
@@ -193,6 +195,7 @@ func (s *Server) getStatus(*http.Request) (int, any, error) {
 	}
 	at, ahead := s.store.Time()
 	v.StoreTime, v.ClockAheadSeconds, v.LastCollection = at.Round(time.Second), ahead.Round(time.Second).Seconds(), s.keeper.latest()
+	v.BadRecords, v.Scrub = s.store.BadRecords(), s.scrubState()
 	v.Damage = append(v.Damage, s.knownDamage()...)
 	for _, m := range s.allMounts() {
 		v.Mounts++

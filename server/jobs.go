@@ -30,6 +30,7 @@ type jobs struct {
 	clock clock.Clock
 	log   *slog.Logger
 	slots chan struct{}
+	check chan struct{} // one at a time of those that only read
 	// packer rests while a job runs.
 	packer *packer
 	wg     sync.WaitGroup
@@ -54,7 +55,7 @@ type job struct {
 type work func(ctx context.Context, j *job, step func(string)) (*api.Backup, error)
 
 func openJobs(dir string, slots int, c clock.Clock, log *slog.Logger) (*jobs, error) {
-	js := &jobs{dir: dir, clock: c, log: log, slots: make(chan struct{}, slots), list: map[string]*job{}}
+	js := &jobs{dir: dir, clock: c, log: log, slots: make(chan struct{}, slots), check: make(chan struct{}, 1), list: map[string]*job{}}
 	js.ctx, js.stop = context.WithCancel(context.Background())
 	fsys := vfs.OS{}
 	if err := fsys.MkdirAll(dir); err != nil {
@@ -156,9 +157,13 @@ func (j *job) finished() bool {
 func (js *jobs) run(ctx context.Context, j *job, w work) {
 	var result *api.Backup
 	var err error
+	slots := js.slots
+	if j.view.Kind == kindVerify || j.view.Kind == kindScrub {
+		slots = js.check
+	}
 	select {
-	case js.slots <- struct{}{}:
-		defer func() { <-js.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 		js.packer.pause()
 		defer js.packer.resume()
 		j.update(func(v *api.Job) { v.State = "running" })

@@ -13,7 +13,7 @@ import (
 )
 
 // keeper does in the background what nobody asks for: it collects what nobody needs any more, after points went and
-// once a day, and keeps the store's time.
+// once a day, reads what is stored again, and keeps the store's time.
 type keeper struct {
 	s      *Server
 	cancel context.CancelFunc
@@ -36,6 +36,7 @@ func startKeeper(s *Server) *keeper {
 	k := &keeper{s: s, cancel: cancel, woken: make(chan struct{}, 1)}
 	k.wg.Go(func() { k.keepTime(ctx) })
 	k.wg.Go(func() { k.collectLoop(ctx) })
+	k.wg.Go(func() { k.scrubLoop(ctx) })
 	return k
 }
 

@@ -88,6 +88,7 @@ func (s *Server) open(ctx context.Context) error {
 	s.store, err = snapshotchain.Open(ctx, snapshotchain.Options{
 		Dir: s.config.Data, FS: vfs.OS{}, Clock: s.clock, Log: s.log, ChunkCache: s.config.ChunkCacheMiB << 20,
 		Admit: s.guard.Admit, AdmitFreeing: s.guard.AdmitFreeing, AdmitCommit: s.guard.Commit,
+		CatchUp: s.config.ClockCatchUp,
 	})
 	if err != nil {
 		return err

@@ -36,6 +36,12 @@ func openOS(name string, flag int) (File, error) {
 	return osFile{f}, nil
 }
 
+// DropCache lets the kernel forget what it has of the file in memory, but for what was not written to the disk yet.
+// What is read next comes from the disk.
+func (f osFile) DropCache() error {
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+}
+
 // Remove implements FS.
 func (OS) Remove(name string) error { return os.Remove(name) }
 

@@ -331,7 +331,56 @@ type Job struct {
 	Steps    []Step     `json:"steps"`
 	Progress *Progress  `json:"progress,omitempty"`
 	Result   *Backup    `json:"result,omitempty"`
+	Verified *Verified  `json:"verified,omitempty"`
+	Scrubbed *Scrubbed  `json:"scrubbed,omitempty"`
 	Error    *Error     `json:"error,omitempty"`
+}
+
+// VerifyRequest is the body of POST /v1/verify.
+type VerifyRequest struct {
+	Ref string `json:"ref"`
+}
+
+// Verified is what reading all of a point from the disks found.
+type Verified struct {
+	VM        string    `json:"vm"`
+	Point     string    `json:"point"`
+	Time      time.Time `json:"time"`
+	DataBytes int64     `json:"data_bytes"`
+	Chunks    int64     `json:"chunks"`
+	Good      bool      `json:"good"`
+	Bad       []Damaged `json:"bad"` // the first 1000 ranges
+}
+
+// Damaged is a range of a disk of a point that cannot be read.
+type Damaged struct {
+	VM     string `json:"vm"`
+	Point  string `json:"point"`
+	Disk   string `json:"disk"`
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"`
+}
+
+// ScrubRequest is the body of POST /v1/scrub.
+type ScrubRequest struct {
+	All bool `json:"all,omitempty"` // also what was read within the age
+}
+
+// Scrubbed is what reading containers again found.
+type Scrubbed struct {
+	Containers int       `json:"containers"`
+	ReadBytes  int64     `json:"read_bytes"`
+	BadRecords int       `json:"bad_records"`
+	Touched    []Damaged `json:"touched"` // what is bad in the whole store, the first 1000 ranges
+}
+
+// ScrubState tells how far scrubbing is.
+type ScrubState struct {
+	Containers int       `json:"containers"`
+	Bytes      int64     `json:"bytes"`
+	DueBytes   int64     `json:"due_bytes"` // not read within the age
+	AgeDays    float64   `json:"age_days"`
+	Oldest     time.Time `json:"oldest"`
 }
 
 // Finished says whether the job will not change any more.
@@ -381,6 +430,8 @@ type Status struct {
 	StoreTime         time.Time   `json:"store_time"`
 	ClockAheadSeconds float64     `json:"clock_ahead_seconds"`
 	LastCollection    *Collection `json:"last_collection,omitempty"`
+	Scrub             ScrubState  `json:"scrub"`
+	BadRecords        int         `json:"bad_records"`
 	Healthy           bool        `json:"healthy"`
 	ReadOnly          string      `json:"read_only,omitempty"` // why no changes are taken
 	Damage            []string    `json:"damage"`

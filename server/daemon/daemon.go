@@ -39,6 +39,8 @@ The file holds the same names:
   nfs_mount_port: 20048   # default: that of NFS
   nfs_portmap: true       # tell clients the ports, on port 111 or through rpcbind
   nfs_allow: ["10.1.0.0/16", "10.2.3.4,ro,root_squash"]
+  scrub_days: 30          # all that is stored is read again so often
+  clock_catch_up: 1       # hours of an hour, by which the store's clock follows the machine's
   log_level: info
 
 Exit codes: 0 stopped, 1 error, 2 usage, 11 store in use, 12 denied, 13 corrupt,
@@ -90,6 +92,8 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringArrayVar(&flags.NFSAllow, "nfs-allow", nil, "ADDRESS or NETWORK[,ro][,insecure][,root_squash]… that may mount exports without rules (default this machine)")
 	f.IntVar(&flags.NFSConnections, "nfs-connections", 0, "NFS connections at the same time (default 512)")
 	f.IntVar(&flags.NFSInFlight, "nfs-in-flight", 0, "NFS calls of one connection at the same time (default 128)")
+	f.IntVar(&flags.ScrubDays, "scrub-days", 0, "read all that is stored once more within so many days (default 30; -1 never)")
+	f.Float64Var(&flags.ClockCatchUp, "clock-catch-up", 0, "hours by which the store's clock, by which locks count, comes nearer to the machine's in an hour (default 1)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return errs.WithTry(errs.As(errs.Invalid, err), "livemountd --help")
