@@ -45,6 +45,8 @@ type Config struct {
 	NFSInFlight    int `yaml:"nfs_in_flight"`
 	// ScrubDays is within how many days all that is stored is read once more; default 30, negative never.
 	ScrubDays int `yaml:"scrub_days"`
+	// RetentionMinutes is how often the rules of retention are applied; default 60, negative only by hand.
+	RetentionMinutes int `yaml:"retention_minutes"`
 	// ClockCatchUp is by how many hours the store's clock comes nearer to the machine's in an hour; default 1.
 	ClockCatchUp float64 `yaml:"clock_catch_up"`
 	// LogLevel is debug, info, warn or error; default info.
@@ -88,6 +90,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Backups <= 0 {
 		c.Backups = 2
+	}
+	if c.RetentionMinutes == 0 {
+		c.RetentionMinutes = 60
 	}
 	if c.ScrubDays == 0 {
 		c.ScrubDays = 30

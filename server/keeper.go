@@ -8,11 +8,12 @@ import (
 
 	"livemount/internal/clock"
 	"livemount/internal/errs"
+	"livemount/retention"
 	"livemount/server/api"
 	"livemount/snapshotchain"
 )
 
-// keeper does in the background what nobody asks for: it collects what nobody needs any more, after points went and
+// keeper does in the background what nobody asks for: it applies the rules of retention, collects what nobody needs any more, after points went and
 // once a day, reads what is stored again, and keeps the store's time.
 type keeper struct {
 	s      *Server
@@ -20,8 +21,9 @@ type keeper struct {
 	wg     sync.WaitGroup
 	woken  chan struct{} // points went
 
-	mu   sync.Mutex // guards last
-	last *api.Collection
+	mu    sync.Mutex // guards what is below
+	last  *api.Collection
+	plans []retention.Plan // that were shown last, for who wants one applied
 }
 
 const (
@@ -37,6 +39,7 @@ func startKeeper(s *Server) *keeper {
 	k.wg.Go(func() { k.keepTime(ctx) })
 	k.wg.Go(func() { k.collectLoop(ctx) })
 	k.wg.Go(func() { k.scrubLoop(ctx) })
+	k.wg.Go(func() { k.retentionLoop(ctx) })
 	return k
 }
 

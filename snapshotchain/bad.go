@@ -18,6 +18,7 @@ type badRecord struct {
 	known   bool // touches was found out
 	touches []Touch
 	more    bool // there are more than are listed
+	points  map[PointID]bool
 }
 
 // Touch is a range of a disk of a point that a bad record spoils.
@@ -121,6 +122,18 @@ func (s *Store) dropBad(gone func(chunkstore.Ptr) bool) {
 	}
 }
 
+// Damaged reports whether a point is known to be spoiled by bad records, as of the last Touched.
+func (s *Store) Damaged(p *Point) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, b := range s.bad {
+		if b.points[p.ID] {
+			return true
+		}
+	}
+	return false
+}
+
 // BadRecords returns how many records are known to be bad.
 func (s *Store) BadRecords() int {
 	s.mu.RLock()
@@ -134,7 +147,7 @@ func (s *Store) Touched(ctx context.Context) ([]Touch, error) {
 	s.mu.RLock()
 	bad := map[chunkstore.Ptr]*badRecord{}
 	for p := range s.bad {
-		bad[p] = &badRecord{known: true}
+		bad[p] = &badRecord{known: true, points: map[PointID]bool{}}
 	}
 	s.mu.RUnlock()
 	if len(bad) == 0 {
@@ -162,7 +175,7 @@ func (s *Store) Touched(ctx context.Context) ([]Touch, error) {
 	defer s.mu.Unlock()
 	for p, b := range bad {
 		if now := s.bad[p]; now != nil {
-			now.known, now.touches, now.more = true, b.touches, b.more
+			now.known, now.touches, now.more, now.points = true, b.touches, b.more, b.points
 		}
 	}
 	return all, nil
@@ -205,6 +218,7 @@ func (s *Store) touchedPoint(ctx context.Context, vm string, p *Point, leaves ma
 			return d.badRuns(ctx, n, bad, func(b *badRecord, off, length int64) {
 				t := Touch{VM: vm, Point: p.ID, Disk: p.Disks[i].Name, Offset: off, Length: length}
 				all = append(all, t)
+				b.points[p.ID] = true
 				if len(b.touches) < maxTouches {
 					b.touches = append(b.touches, t)
 				} else {

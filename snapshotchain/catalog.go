@@ -19,6 +19,7 @@ type root struct {
 	Drafts       digest                 `json:"drafts"`
 	Lineages     digest                 `json:"lineages"`
 	Guards       digest                 `json:"guards"`
+	Rules        digest                 `json:"rules"`
 	Clock        time.Time              `json:"clock,omitzero"`       // of the store, when the last change was made
 	Distrusted   bool                   `json:"distrusted,omitempty"` // the journal had gaps: nothing is cut or removed any more
 	Points       uint64                 `json:"points"`
@@ -36,6 +37,7 @@ type catalog struct {
 	containers map[chunkstore.ContainerID]chunkstore.State
 	drafts     map[chunkstore.DraftID]*openChange
 	guards     map[pointKey]Guard
+	rules      map[VMID]string // 0 for VMs that have none of their own
 	// hasPoint reports whether the record of a point is there. It is, unless the journal lost its seal.
 	hasPoint func(key []byte, d digest) bool
 }
@@ -44,7 +46,7 @@ func newCatalog() *catalog {
 	return &catalog{
 		root: root{NextLineage: 1, NextID: 1}, vms: map[VMID]*VM{}, lineages: map[LineageID]*lineage{},
 		containers: map[chunkstore.ContainerID]chunkstore.State{}, drafts: map[chunkstore.DraftID]*openChange{},
-		guards:   map[pointKey]Guard{},
+		guards: map[pointKey]Guard{}, rules: map[VMID]string{},
 		hasPoint: func([]byte, digest) bool { return true },
 	}
 }
@@ -100,6 +102,8 @@ func (c *catalog) apply(n uint64, ch *change) (*puts, error) {
 		c.applyGuard(p, ch.Guard)
 	case ch.Sweep != nil:
 		err = c.applySweep(p, ch.Sweep)
+	case ch.Rules != nil:
+		c.putRules(p, ch.Rules.VM, ch.Rules.Text)
 	}
 	if err != nil {
 		return nil, err
@@ -263,6 +267,7 @@ func (c *catalog) applyDrop(p *puts, d *dropChange) error {
 	if d.Whole {
 		c.root.Points -= vm.Points // those that nobody knew when it went
 		delete(c.vms, vm.ID)
+		c.putRules(p, vm.ID, "")
 		p.set(&c.root.VMs, keyVM(vm.ID), old, nil)
 		return nil
 	}

@@ -19,6 +19,7 @@ type change struct {
 	Pack  *packChange  `json:"pack,omitempty"`
 	Guard *guardChange `json:"guard,omitempty"`
 	Sweep *sweepChange `json:"sweep,omitempty"`
+	Rules *rulesChange `json:"rules,omitempty"`
 
 	At time.Time `json:"at,omitzero"` // by the store's clock
 }
@@ -91,6 +92,12 @@ type guardChange struct {
 	Until   time.Time `json:"until,omitzero"`
 }
 
+// rulesChange says by which rules points of a VM are expired.
+type rulesChange struct {
+	VM   VMID   `json:"vm"`   // 0 for those that have no rules of their own
+	Text string `json:"text"` // "" for none
+}
+
 // sweepChange says what a collection took away.
 type sweepChange struct {
 	Gone      []chunkstore.ContainerID `json:"gone,omitempty"`  // nobody points to them any more
@@ -119,7 +126,7 @@ func decodeChange(payload []byte) (*change, error) {
 		return nil, errs.New(errs.Corrupt, "journal record: %w", err)
 	}
 	if c.Open == nil && c.Seal == nil && c.Abort == nil && c.Drop == nil && c.Name == nil && c.Pack == nil &&
-		c.Guard == nil && c.Sweep == nil {
+		c.Guard == nil && c.Sweep == nil && c.Rules == nil {
 		return nil, errs.New(errs.Newer, "journal record of a kind that this version does not know")
 	}
 	return &c, nil

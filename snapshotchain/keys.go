@@ -24,6 +24,8 @@ func keyGuard(k pointKey) []byte {
 	return binary.BigEndian.AppendUint64(be64("h", uint64(k.vm)), k.ordinal)
 }
 
+func keyRules(id VMID) []byte { return be64("t", uint64(id)) }
+
 func keyPoint(vm VMID, ordinal uint64) []byte {
 	return binary.BigEndian.AppendUint64(be64("p", uint64(vm)), ordinal)
 }

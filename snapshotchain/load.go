@@ -36,6 +36,9 @@ func loadCatalog(db *kv.DB) (*catalog, error) {
 	l.set("h", c.root.Guards, func(b []byte) error {
 		return into(b, func(g *guardRecord) { c.guards[pointKey{g.VM, g.Ordinal}] = g.Guard })
 	})
+	l.set("t", c.root.Rules, func(b []byte) error {
+		return into(b, func(r *rulesChange) { c.rules[r.VM] = r.Text })
+	})
 	return c, l.err
 }
 

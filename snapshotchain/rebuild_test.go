@@ -68,7 +68,7 @@ func TestRebuiltMetadataIsWhatItWas(t *testing.T) {
 			}
 			var d *Draft
 			var err error
-			switch op := rng.IntN(13); {
+			switch op := rng.IntN(14); {
 			case op < 4 || len(vms) == 0:
 				name := fmt.Sprintf("vm%d", rng.IntN(3))
 				d, err = s.Begin(t.Context(), name, []DiskSpec{{Name: "sda", SizeBytes: 64 << 20, Full: rng.IntN(6) == 0}})
@@ -85,6 +85,8 @@ func TestRebuiltMetadataIsWhatItWas(t *testing.T) {
 				_, err = s.Pack(t.Context())
 			case op == 11:
 				_, err = s.Collect(t.Context(), CollectOptions{})
+			case op == 13:
+				err = s.SetRules(t.Context(), v.ID, fmt.Sprintf("last=%d", i))
 			case op == 12 && len(pts) > 0:
 				p := &pts[rng.IntN(len(pts))]
 				err = errors.Join(s.Hold(t.Context(), p, fmt.Sprint(i)), s.Hold(t.Context(), p, "another"), s.Lock(t.Context(), p, clk.T.Add(time.Minute)))
@@ -119,7 +121,7 @@ func TestRebuiltMetadataIsWhatItWas(t *testing.T) {
 				t.Fatal(seed, err)
 			}
 			m := map[string]string{}
-			for _, prefix := range []string{"r", "v", "g", "k", "o", "p", "s", "d", "l", "b", "h"} {
+			for _, prefix := range []string{"r", "v", "g", "k", "o", "p", "s", "d", "l", "b", "h", "t"} {
 				s.db.Each([]byte(prefix), func(key, val []byte, err error) error {
 					m[string(key)] = string(val)
 					return err

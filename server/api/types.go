@@ -185,6 +185,57 @@ type Collection struct {
 	Error               *Error    `json:"error,omitempty"`
 }
 
+// RulesRequest is the body of POST /v1/retention/rules: of a VM, or, without one, of those that have no rules.
+type RulesRequest struct {
+	VM    string `json:"vm,omitempty"`
+	Rules string `json:"rules"` // "" for none
+}
+
+// RulesList is the body of GET /v1/retention.
+type RulesList struct {
+	Default string    `json:"default"`
+	VMs     []VMRules `json:"vms"`
+}
+
+// VMRules are the rules that a VM has.
+type VMRules struct {
+	VM    string `json:"vm"`
+	Rules string `json:"rules"` // "": all is kept
+	Own   bool   `json:"own"`   // not the default
+}
+
+// Explained is the body of GET /v1/retention/explain?vm=NAME, newest first.
+type Explained struct {
+	VM     string           `json:"vm"`
+	Rules  string           `json:"rules"`
+	Points []ExplainedPoint `json:"points"`
+}
+
+// ExplainedPoint says what the rules do with a point.
+type ExplainedPoint struct {
+	Point   string     `json:"point"`
+	Time    time.Time  `json:"time"`
+	Good    bool       `json:"good"`
+	Kept    bool       `json:"kept"`
+	Reasons []string   `json:"reasons"`
+	Goes    *time.Time `json:"goes,omitempty"` // about when it is not kept any more, if that can be foreseen
+}
+
+// ApplyRequest is the body of POST /v1/retention/apply.
+type ApplyRequest struct {
+	VMs    []string `json:"vms,omitempty"` // all when empty
+	DryRun bool     `json:"dry_run,omitempty"`
+	Plan   string   `json:"plan,omitempty"` // do just this, or nothing
+}
+
+// Applied tells what the rules let go, or would.
+type Applied struct {
+	Plan    string         `json:"plan"` // its hash
+	Points  []ExpiredPoint `json:"points"`
+	Kept    int            `json:"kept"` // points of the same VMs
+	Applied bool           `json:"applied"`
+}
+
 // PointConfig tells which configuration was captured.
 type PointConfig struct {
 	Name      string `json:"name"`

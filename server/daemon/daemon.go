@@ -40,6 +40,7 @@ The file holds the same names:
   nfs_portmap: true       # tell clients the ports, on port 111 or through rpcbind
   nfs_allow: ["10.1.0.0/16", "10.2.3.4,ro,root_squash"]
   scrub_days: 30          # all that is stored is read again so often
+  retention_minutes: 60   # how often the rules of retention are applied; -1: only by hand
   clock_catch_up: 1       # hours of an hour, by which the store's clock follows the machine's
   log_level: info
 
@@ -93,6 +94,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.IntVar(&flags.NFSConnections, "nfs-connections", 0, "NFS connections at the same time (default 512)")
 	f.IntVar(&flags.NFSInFlight, "nfs-in-flight", 0, "NFS calls of one connection at the same time (default 128)")
 	f.IntVar(&flags.ScrubDays, "scrub-days", 0, "read all that is stored once more within so many days (default 30; -1 never)")
+	f.IntVar(&flags.RetentionMinutes, "retention-minutes", 0, "apply the rules of retention so often (default 60; -1 only by hand)")
 	f.Float64Var(&flags.ClockCatchUp, "clock-catch-up", 0, "hours by which the store's clock, by which locks count, comes nearer to the machine's in an hour (default 1)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {

@@ -54,7 +54,7 @@ func table() map[string][]string {
 		"server/api": {"internal/errs"},
 		"server": {
 			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
-			"internal/clock", "internal/errs", "internal/space", "internal/vfs", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "server/api",
+			"internal/clock", "internal/errs", "internal/space", "internal/vfs", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
 			"snapshotchain",
 		},
 		"server/daemon":  {"internal/errs", "server", "server/api"},
