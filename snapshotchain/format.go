@@ -60,27 +60,32 @@ func flock(f *os.File) error {
 // loadFormat reads DIR/FORMAT, or writes it for a new store.
 func (s *Store) loadFormat() (chunkstore.StoreID, error) {
 	path := filepath.Join(s.opts.Dir, "FORMAT")
-	b, err := vfs.ReadChecked(vfs.OS{}, path, 1<<20)
+	id, err := readFormat(path)
 	if errs.Is(err, errs.NotFound) {
 		return s.newFormat(path)
 	}
 	if errs.Is(err, errs.Corrupt) {
 		return s.formatFromContainers(path, err)
 	}
+	return id, err
+}
+
+// readFormat reads a FORMAT: Corrupt when it is bad, Newer when a newer version wrote it.
+func readFormat(path string) (id chunkstore.StoreID, err error) {
+	b, err := vfs.ReadChecked(vfs.OS{}, path, 1<<20)
 	if err != nil {
-		return chunkstore.StoreID{}, err
+		return id, err
 	}
 	var f formatFile
 	if err := json.Unmarshal(b, &f); err != nil {
-		return s.formatFromContainers(path, err)
+		return id, errs.New(errs.Corrupt, "%s: %w", path, err)
 	}
 	if f.Format > FormatVersion || f.Encryption != nil {
-		return chunkstore.StoreID{}, errs.WithTry(
+		return id, errs.WithTry(
 			errs.New(errs.Newer, "%s: format %d; this version knows %d", path, f.Format, FormatVersion), "install the newer livemountd")
 	}
-	var id chunkstore.StoreID
 	if n, err := hex.Decode(id[:], []byte(f.Store)); err != nil || n != len(id) {
-		return s.formatFromContainers(path, errs.New(errs.Corrupt, "store id %q", f.Store))
+		return id, errs.New(errs.Corrupt, "%s: store id %q", path, f.Store)
 	}
 	return id, nil
 }

@@ -26,6 +26,8 @@ type marker struct {
 	kept    *kept
 	seals   map[Seq]*segment // of this lineage
 	leaf    leafMarker
+	// damaged, unless it is nil, is told of what cannot be read, and the rest is marked all the same.
+	damaged func(error)
 
 	pointers int64 // runs that were looked at
 }
@@ -43,11 +45,24 @@ func (m *marker) mark(ctx context.Context, forget func(forgotten) error) error {
 	}
 	ids := slices.Sorted(maps.Keys(m.keep.lineages))
 	for _, id := range ids {
-		if err := m.markLineage(ctx, id, forget); err != nil {
-			return fmt.Errorf("mark lineage %s: %w", id, err)
+		err := m.markLineage(ctx, id, forget)
+		if err != nil {
+			err = fmt.Errorf("mark lineage %s: %w", id, err)
+		}
+		if err = m.tolerate(err); err != nil {
+			return err
 		}
 	}
 	return m.purge.flush()
+}
+
+// tolerate tells of damage instead of ending, where that is wanted.
+func (m *marker) tolerate(err error) error {
+	if m.damaged != nil && errs.Is(err, errs.Corrupt) {
+		m.damaged(err)
+		return nil
+	}
+	return err
 }
 
 func (m *marker) markLineage(ctx context.Context, id LineageID, forget func(forgotten) error) error {
@@ -236,8 +251,12 @@ func (w *leafWalk) entry(key, val []byte, err error) error {
 // upTo marks the leaves before n.
 func (w *leafWalk) upTo(n uint32) error {
 	for ; w.next < n; w.next++ {
-		if err := w.m.markLeaf(w.ctx, w.next, w.seen[w.next%dirLeaves], w.have); err != nil {
-			return fmt.Errorf("leaf %d: %w", w.next, err)
+		err := w.m.markLeaf(w.ctx, w.next, w.seen[w.next%dirLeaves], w.have)
+		if err != nil {
+			err = fmt.Errorf("lineage %s: leaf %d: %w", w.m.lineage, w.next, err)
+		}
+		if err = w.m.tolerate(err); err != nil {
+			return err
 		}
 		w.have = w.have[:0]
 	}

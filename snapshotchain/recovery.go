@@ -31,6 +31,8 @@ func (s *Store) openMeta(ctx context.Context) error {
 }
 
 func (s *Store) tryMeta(dir string) error {
+	_, err := os.Lstat(dir)
+	s.freshMeta = errs.Is(err, errs.NotFound)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -101,7 +103,11 @@ func (s *Store) rebuild(ctx context.Context, dir string) error {
 	if err := vfs.WriteFile(vfs.OS{}, filepath.Join(fresh, "COMPLETE"), nil); err != nil {
 		return err
 	}
-	if err := putAside(dir); err != nil {
+	aside := putAside
+	if s.freshMeta { // there is nothing in it
+		aside = func(dir string) error { return vfs.RemoveAll(vfs.OS{}, dir) }
+	}
+	if err := aside(dir); err != nil {
 		return err
 	}
 	if err := s.adopt(dir); err != nil {

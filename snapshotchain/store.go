@@ -70,6 +70,7 @@ type Store struct {
 
 	distrusted bool // the journal has gaps; set while the store is opened
 	later      later
+	freshMeta  bool // Badger's folder was not there when it was opened
 
 	packing sync.Mutex // one Pack or Collect at a time
 
@@ -102,12 +103,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead(), pins: newPins(), bad: map[chunkstore.Ptr]*badRecord{}, scrubs: map[chunkstore.ContainerID]scrubbed{}}
-	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
-	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
-	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
-		func(chunkstore.Ptr, []chunkstore.PageHash) {})
-	s.points = cache.New(opts.LeafCache, func(p []Point) int64 { return int64(len(p))*1024 + 128 }, func(pointsKey, []Point) {})
+	s := newStore(opts, lock)
 	if err := s.start(ctx); err != nil {
 		s.stop(ctx)
 		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)
@@ -115,17 +111,22 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	return s, nil
 }
 
+func newStore(opts Options, lock *os.File) *Store {
+	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead(), pins: newPins(), bad: map[chunkstore.Ptr]*badRecord{}, scrubs: map[chunkstore.ContainerID]scrubbed{}}
+	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
+	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
+	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },
+		func(chunkstore.Ptr, []chunkstore.PageHash) {})
+	s.points = cache.New(opts.LeafCache, func(p []Point) int64 { return int64(len(p))*1024 + 128 }, func(pointsKey, []Point) {})
+	return s
+}
+
 func (s *Store) start(ctx context.Context) error {
 	var err error
 	if s.id, err = s.loadFormat(); err != nil {
 		return err
 	}
-	s.chunks, err = chunkstore.Open(chunkstore.Options{
-		FS: s.opts.FS, Dir: s.opts.Containers, Store: s.id, Clock: s.opts.Clock, Log: s.opts.Log,
-		DedupDir: filepath.Join(s.opts.Dir, "dedup"), ContainerBytes: s.opts.ContainerBytes,
-		CacheBytes: s.opts.ChunkCache, Admit: s.opts.Admit, AdmitFreeing: s.opts.AdmitFreeing, OnBad: s.recordBad,
-	})
-	if err != nil {
+	if err := s.openChunks(s.recordBad); err != nil {
 		return err
 	}
 	if err := s.chunks.SettleJournal(ctx); err != nil {
@@ -139,6 +140,15 @@ func (s *Store) start(ctx context.Context) error {
 	}
 	s.openClock()
 	return s.recover(ctx)
+}
+
+func (s *Store) openChunks(onBad func(chunkstore.Ptr, error)) (err error) {
+	s.chunks, err = chunkstore.Open(chunkstore.Options{
+		FS: s.opts.FS, Dir: s.opts.Containers, Store: s.id, Clock: s.opts.Clock, Log: s.opts.Log,
+		DedupDir: filepath.Join(s.opts.Dir, "dedup"), ContainerBytes: s.opts.ContainerBytes,
+		CacheBytes: s.opts.ChunkCache, Admit: s.opts.Admit, AdmitFreeing: s.opts.AdmitFreeing, OnBad: onBad,
+	})
+	return err
 }
 
 // Close ends the store cleanly. Drafts and Disks must be done with.

@@ -46,6 +46,23 @@ func prepare(dir string) error {
 	return nil
 }
 
+// Verify checks the tables of the database in dir and changes nothing: Corrupt when one is bad.
+func Verify(dir string) error {
+	listed, err := listedTables(dir)
+	if err != nil {
+		return err
+	}
+	for id := range listed {
+		if err := verifyTable(filepath.Join(dir, fmt.Sprintf("%06d.sst", id))); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				err = errs.New(errs.Corrupt, "%w", err)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 func prepareFile(dir string, e fs.DirEntry, listed map[uint64]badger.TableManifest) error {
 	path := filepath.Join(dir, e.Name())
 	switch filepath.Ext(path) {

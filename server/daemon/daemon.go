@@ -25,6 +25,8 @@ It listens on a unix socket that only its user can reach, or on a loopback
 address. It stops cleanly on SIGTERM and SIGINT; mounts come back when it starts
 again, also after kill -9.
 
+While it is stopped, fsck checks a store and rebuild makes its metadata again.
+
 Example:
   livemountd --data /srv/livemount
   livemountd --config /etc/livemount.yaml
@@ -45,21 +47,23 @@ The file holds the same names:
   log_level: info
 
 Exit codes: 0 stopped, 1 error, 2 usage, 11 store in use, 12 denied, 13 corrupt,
-15 no space, 18 store of a newer version.`
+15 no space, 18 store of a newer version, 19 fsck found damage.`
 
 // memoryLimit makes the collector work harder before the daemon takes more, in bytes. What it really needs
 // is bounded by the caches and buffers that docs/ARCHITECTURE.md lists.
 const memoryLimit = 400 << 20
 
 // Main runs livemountd and returns its exit code.
-func Main(args []string, stderr io.Writer) int {
+func Main(args []string, stdout, stderr io.Writer) int {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	cmd := command(stderr)
+	cmd := command(stdout, stderr)
 	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -71,7 +75,7 @@ func Main(args []string, stderr io.Writer) int {
 	return errs.KindOf(err).ExitCode()
 }
 
-func command(stderr io.Writer) *cobra.Command {
+func command(stdout, stderr io.Writer) *cobra.Command {
 	var flags server.Config
 	var file string
 	cmd := &cobra.Command{
@@ -97,6 +101,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.IntVar(&flags.RetentionMinutes, "retention-minutes", 0, "apply the rules of retention so often (default 60; -1 only by hand)")
 	f.Float64Var(&flags.ClockCatchUp, "clock-catch-up", 0, "hours by which the store's clock, by which locks count, comes nearer to the machine's in an hour (default 1)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
+	cmd.AddCommand(fsckCmd(stdout, stderr), rebuildCmd(stdout, stderr))
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return errs.WithTry(errs.As(errs.Invalid, err), "livemountd --help")
 	})
@@ -141,6 +146,9 @@ func merge(file string, flags server.Config) (server.Config, error) {
 	set(&c.NFSPortmap, flags.NFSPortmap)
 	set(&c.NFSConnections, flags.NFSConnections)
 	set(&c.NFSInFlight, flags.NFSInFlight)
+	set(&c.ScrubDays, flags.ScrubDays)
+	set(&c.RetentionMinutes, flags.RetentionMinutes)
+	set(&c.ClockCatchUp, flags.ClockCatchUp)
 	if len(flags.NFSAllow) > 0 {
 		c.NFSAllow = flags.NFSAllow
 	}

@@ -172,6 +172,13 @@ func (d *dedupIndex) forget(gone map[ChunkID]Ptr) {
 	}
 }
 
+// WaitDedup waits until the dedup index knows all chunks, when it is being made again.
+func (s *Store) WaitDedup() {
+	if s.dedup != nil {
+		s.dedup.filler.Wait()
+	}
+}
+
 func (d *dedupIndex) close() error {
 	if d == nil {
 		return nil

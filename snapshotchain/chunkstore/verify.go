@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"syscall"
 
@@ -158,4 +159,34 @@ func (v *verifier) fill(ctx context.Context, off int64, n, size int) ([]byte, er
 		return nil, errs.New(errs.Corrupt, "file ends at %d, before %d", off+int64(got), off+int64(n))
 	}
 	return nil, err
+}
+
+// CheckStates lists the containers on disk, and says of which committed ones bytes are missing. It is for a store that is
+// not recovered.
+func (s *Store) CheckStates(states []State) (there []Sealed, damage []string) {
+	for _, st := range states {
+		if st.Gone {
+			continue
+		}
+		c, err := s.container(st.ID)
+		if err != nil {
+			damage = append(damage, err.Error())
+			continue
+		}
+		info, err := s.opts.FS.Stat(c.path)
+		if err != nil {
+			damage = append(damage, fmt.Sprintf("container %s: %v", st.ID, err))
+			continue
+		}
+		if c.gen == st.Gen && info.SizeBytes < st.Bytes {
+			damage = append(damage, fmt.Sprintf("container %s ends at %d, not at %d", st.ID, info.SizeBytes, st.Bytes))
+		}
+		there = append(there, Sealed{st.ID, c.gen, c.class, info.SizeBytes})
+	}
+	for _, c := range s.sorted(ClassJournal) {
+		if info, err := s.opts.FS.Stat(c.path); err == nil {
+			there = append(there, Sealed{c.id, c.gen, c.class, info.SizeBytes})
+		}
+	}
+	return there, damage
 }
