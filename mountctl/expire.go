@@ -43,18 +43,25 @@ func (a *app) expire(ctx context.Context, refs []string, yes, dryRun bool) error
 	if !yes && !anyReason(what.Points) {
 		var text strings.Builder
 		expiredTable(&text, what.Points)
-		if err := a.confirm(text.String()+fmt.Sprintf("%d points would go for good", len(list)), "--yes", "Expire them?"); err != nil {
+		if err := a.confirm(text.String()+points(len(list))+" would go for good", "--yes", "Expire them?"); err != nil {
 			return err
 		}
 	}
 	if err := a.call(ctx, "POST", "/v1/points/expire", nil, &api.ExpireRequest{Refs: list}, &what); err != nil {
 		return err
 	}
-	return a.show(&what, func(w io.Writer) { fmt.Fprintf(w, "%d points expired\n", len(what.Points)) })
+	return a.show(&what, func(w io.Writer) { fmt.Fprintln(w, points(len(what.Points)), "expired") })
 }
 
-func anyReason(points []api.ExpiredPoint) bool {
-	for _, p := range points {
+func points(n int) string {
+	if n == 1 {
+		return "1 point"
+	}
+	return fmt.Sprintf("%d points", n)
+}
+
+func anyReason(list []api.ExpiredPoint) bool {
+	for _, p := range list {
 		if p.Reason != "" {
 			return true
 		}
@@ -62,9 +69,9 @@ func anyReason(points []api.ExpiredPoint) bool {
 	return false
 }
 
-func expiredTable(w io.Writer, points []api.ExpiredPoint) {
+func expiredTable(w io.Writer, list []api.ExpiredPoint) {
 	rows := [][]string{{"VM", "POINT", "TIME", "KEPT BY"}}
-	for _, p := range points {
+	for _, p := range list {
 		rows = append(rows, []string{p.VM, short(p.Point), when(p.Time), orDash(p.Reason)})
 	}
 	table(w, rows)

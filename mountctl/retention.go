@@ -167,7 +167,7 @@ func (a *app) apply(ctx context.Context, vms []string, plan string, yes, dryRun 
 		if !yes && len(what.Points) > 0 {
 			var text strings.Builder
 			expiredTable(&text, what.Points)
-			if err := a.confirm(text.String()+fmt.Sprintf("%d points would go for good", len(what.Points)), "--yes", "Expire them?"); err != nil {
+			if err := a.confirm(text.String()+points(len(what.Points))+" would go for good", "--yes", "Expire them?"); err != nil {
 				return err
 			}
 		}
@@ -177,7 +177,7 @@ func (a *app) apply(ctx context.Context, vms []string, plan string, yes, dryRun 
 	if err != nil {
 		return err
 	}
-	return a.show(what, func(w io.Writer) { fmt.Fprintf(w, "%d points expired, %d are kept\n", len(what.Points), what.Kept) })
+	return a.show(what, func(w io.Writer) { fmt.Fprintf(w, "%s expired, %d are kept\n", points(len(what.Points)), what.Kept) })
 }
 
 // plan shows or applies what the rules say.
@@ -190,5 +190,5 @@ func planTable(w io.Writer, what *api.Applied) {
 	if len(what.Points) > 0 {
 		expiredTable(w, what.Points)
 	}
-	fmt.Fprintf(w, "%d points would go, %d are kept; plan %s\n", len(what.Points), what.Kept, what.Plan)
+	fmt.Fprintf(w, "%s would go, %d are kept; plan %s\n", points(len(what.Points)), what.Kept, what.Plan)
 }

@@ -177,3 +177,21 @@ func TestRebuildBringsEverythingBack(t *testing.T) {
 		t.Errorf("a held point was expired: %v", err)
 	}
 }
+
+func TestStoreOfANewerVersionIsLeftAlone(t *testing.T) {
+	o, _ := stoppedStore(t)
+	text := `{"format": 2, "store": "000102030405060708090a0b0c0d0e0f"}`
+	if err := vfs.WriteChecked(vfs.OS{}, filepath.Join(o.Dir, "FORMAT"), []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	before := listing(t, o.Dir)
+	if _, err := Open(t.Context(), o); !errs.Is(err, errs.Newer) {
+		t.Error(err)
+	}
+	if _, err := Check(t.Context(), o, CheckOptions{}); !errs.Is(err, errs.Newer) {
+		t.Error(err)
+	}
+	if after := listing(t, o.Dir); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
+}

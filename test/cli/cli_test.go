@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", RequireExplicitExec: true, Setup: setup, UpdateScripts: os.Getenv("LIVEMOUNT_UPDATE") != "",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"daemon": startDaemon, "stop": stopDaemon, "disk": makeDisk, "write": writeDisk, "fails": fails, "json": normalize,
+			"daemon": startDaemon, "end": stopDaemon, "disk": makeDisk, "write": writeDisk, "fails": fails, "json": normalize,
 			"get": get, "holes": makeHole, "ambiguous": ambiguous, "extents": makeExtents,
 			"relay": startRelay,
 		},

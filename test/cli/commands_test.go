@@ -48,7 +48,7 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("livemountd did not start:\n%s", ts.ReadFile("daemon.log"))
 }
 
-// stopDaemon ends livemountd with SIGTERM, or with kill -9: stop [-9]
+// stopDaemon ends livemountd with SIGTERM, or with kill -9: end [-9]. (testscript has a stop of its own, which ends the script.)
 func stopDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	sig := syscall.SIGTERM
 	if len(args) == 1 && args[0] == "-9" {
@@ -203,7 +203,8 @@ func (n *normalizer) value(key string, v any) any {
 			return "SECONDS"
 		case key == "port" || key == "mount_port":
 			return "PORT"
-		case key == "free_bytes" || key == "stored_bytes" || key == "written_bytes" || key == "metadata_bytes" || key == "overlay_bytes" || key == "fetched_bytes" || key == "ratio":
+		case key == "free_bytes" || key == "stored_bytes" || key == "written_bytes" || key == "metadata_bytes" || key == "overlay_bytes" || key == "fetched_bytes" || key == "ratio",
+			key == "freed_bytes" || key == "live_bytes" || key == "dead_bytes" || key == "due_bytes" || key == "bytes" || key == "pointers" || key == "chunks":
 			return "N"
 		}
 	}
@@ -230,6 +231,7 @@ func (n *normalizer) text(s string) string {
 		}
 		return n.ids[s]
 	}
+	s = regexp.MustCompile(`(@id:)[0-9a-f]{16}\b`).ReplaceAllString(s, "${1}ID")
 	s = regexp.MustCompile(`(/web-)[0-9a-f]{8}\b`).ReplaceAllString(s, "${1}ID")
 	return strings.NewReplacer(n.work, "WORK", "port="+n.nfsPort, "port=PORT").Replace(s)
 }
