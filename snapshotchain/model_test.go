@@ -24,6 +24,7 @@ import (
 	"livemount/blockdev"
 	"livemount/ingest"
 	"livemount/internal/clock"
+	"livemount/internal/errs"
 	"livemount/internal/vfs"
 	"livemount/snapshotchain"
 )
@@ -137,6 +138,7 @@ type sealed struct {
 	id     snapshotchain.PointID
 	disks  map[string]*sparse
 	config string
+	held   bool
 }
 
 // machine runs a store beside the model.
@@ -419,6 +421,9 @@ func (m *machine) checkPoint(vm string, got *snapshotchain.Point, want *sealed) 
 	if got.ID != want.id || len(got.Disks) != len(want.disks) {
 		m.t.Fatalf("%s: point %s with %d disks, want %s with %d", vm, got.ID, len(got.Disks), want.id, len(want.disks))
 	}
+	if g := m.store.GuardOf(got); (len(g.Holds) > 0) != want.held {
+		m.t.Fatalf("%s: point %s has the holds %v, want %v", vm, got.ID, g.Holds, want.held)
+	}
 	if c, err := m.store.Config(ctx, got); err != nil || string(c) != want.config {
 		m.t.Fatalf("%s: configuration %q: %v", vm, c, err)
 	}
@@ -426,6 +431,9 @@ func (m *machine) checkPoint(vm string, got *snapshotchain.Point, want *sealed) 
 		d, err := m.store.OpenDisk(ctx, &got.Disks[i])
 		if err != nil {
 			m.t.Fatal(err)
+		}
+		if proof, err := m.store.Verify(ctx, &got.Disks[i], nil); err != nil || len(proof.Bad) > 0 {
+			m.t.Fatalf("%s/%s: %+v: %v", vm, got.Disks[i].Name, proof, err)
 		}
 		w := want.disks[got.Disks[i].Name]
 		if d.Size() != w.size || got.Disks[i].DataBytes != int64(len(w.pages))*page {
@@ -552,10 +560,57 @@ func (m *machine) expire(*rapid.T) {
 		return
 	}
 	i := rapid.IntRange(0, len(m.points[vm])-1).Draw(m.t, "point")
-	if err := m.store.Expire(context.Background(), vm, m.points[vm][i].id); err != nil {
+	err := m.store.Expire(context.Background(), vm, m.points[vm][i].id)
+	if m.points[vm][i].held {
+		if !errs.Is(err, errs.Busy) {
+			m.t.Fatalf("expire a held point: %v", err)
+		}
+		return
+	}
+	if err != nil {
 		m.t.Fatalf("expire: %v", err)
 	}
 	m.points[vm] = slices.Delete(slices.Clone(m.points[vm]), i, i+1)
+}
+
+// hold holds a point, or releases it.
+func (m *machine) hold(*rapid.T) {
+	vm := rapid.SampledFrom(slices.Sorted(maps.Keys(m.disks))).Draw(m.t, "vm")
+	if len(m.points[vm]) == 0 {
+		return
+	}
+	p := &m.points[vm][rapid.IntRange(0, len(m.points[vm])-1).Draw(m.t, "point")]
+	v, err := m.store.VM(vm)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	points, err := m.store.Points(context.Background(), &v)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for i := range points {
+		switch {
+		case points[i].ID != p.id:
+			continue
+		case p.held:
+			err = m.store.Release(context.Background(), &points[i], "")
+		default:
+			err = m.store.Hold(context.Background(), &points[i], "model")
+		}
+		if err != nil {
+			m.t.Fatalf("hold: %v", err)
+		}
+	}
+	p.held = !p.held
+}
+
+// scrub reads everything again; nothing is bad.
+func (m *machine) scrub(*rapid.T) {
+	ctx := context.Background()
+	done, err := m.store.Scrub(ctx, 0, func(ctx context.Context, _ int64) error { return ctx.Err() }, nil)
+	if err != nil || done.Bad > 0 {
+		m.t.Fatalf("scrub: %+v: %v", done, err)
+	}
 }
 
 // rename gives a VM, and its branches with it, another name.
@@ -606,7 +661,14 @@ func (m *machine) removeBranch(*rapid.T) {
 	if _, err := m.store.VM(b); err != nil {
 		return // its first point failed
 	}
-	if err := m.store.Remove(context.Background(), b); err != nil {
+	err := m.store.Remove(context.Background(), b)
+	if slices.ContainsFunc(m.points[b], func(p sealed) bool { return p.held }) {
+		if !errs.Is(err, errs.Busy) {
+			m.t.Fatalf("remove %s with a held point: %v", b, err)
+		}
+		return
+	}
+	if err != nil {
 		m.t.Fatalf("remove %s: %v", b, err)
 	}
 	m.forget(b)
@@ -616,7 +678,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	rng := func() *rand.Rand { return rand.New(rand.NewPCG(rapid.Uint64().Draw(m.t, "seed"), 7)) }
 	return map[string]func(*rapid.T){
 		"write": m.write, "write2": m.write, "write3": m.write,
-		"branch off": m.branchOff, "expire": m.expire, "rename": m.rename, "remove a branch": m.removeBranch,
+		"branch off": m.branchOff, "expire": m.expire, "rename": m.rename, "hold": m.hold, "scrub": m.scrub, "remove a branch": m.removeBranch,
 		"diff": m.diff, "export": m.export,
 		"resize": func(*rapid.T) {
 			vm, name := m.pick()
