@@ -78,7 +78,8 @@ func TestLockIsNotOpenedByTheClockOfTheMachine(t *testing.T) {
 	s := open()
 	p := putPages(t, s, "web", false, 1)
 	putPages(t, s, "web", false, 2)
-	if err := s.Lock(t.Context(), &p, c.wall.Add(48*time.Hour)); err != nil {
+	start := c.wall
+	if err := s.Lock(t.Context(), &p, start.Add(48*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	c.wall = c.wall.AddDate(10, 0, 0)
@@ -90,7 +91,7 @@ func TestLockIsNotOpenedByTheClockOfTheMachine(t *testing.T) {
 		if err := s.Remove(t.Context(), "web"); !errs.Is(err, errs.Denied) {
 			t.Fatalf("remove, %s: %v", when, err)
 		}
-		if err := s.Lock(t.Context(), &p, c.wall.AddDate(-10, 0, 0).Add(47*time.Hour)); !errs.Is(err, errs.Denied) && !errs.Is(err, errs.Invalid) {
+		if err := s.Lock(t.Context(), &p, start.Add(47*time.Hour)); !errs.Is(err, errs.Denied) && !errs.Is(err, errs.Invalid) {
 			t.Fatalf("shorter, %s: %v", when, err)
 		}
 	}
