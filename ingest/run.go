@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"livemount/blockdev"
+	"livemount/internal/gate"
 	"livemount/snapshotchain"
 	"livemount/snapshotchain/chunkstore"
 )
@@ -240,7 +241,12 @@ func (r *run) cutAll(ctx context.Context, q *queues) error {
 		if err := wait(ctx, b.hashed); err != nil {
 			return err
 		}
+		leave, err := r.store.Gate().Enter(ctx, gate.Ingest)
+		if err != nil {
+			return err
+		}
 		c.batch(b)
+		leave()
 		if err := send(ctx, b, q.ready, q.encode); err != nil {
 			return err
 		}
@@ -253,13 +259,23 @@ func (r *run) cutAll(ctx context.Context, q *queues) error {
 	return send(ctx, last, q.ready, q.encode)
 }
 
+// commit stores a batch while it holds a slot.
+func (r *run) commit(ctx context.Context, c *committer, b *batch) error {
+	leave, err := r.store.Gate().Enter(ctx, gate.Ingest)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return c.commit(ctx, b)
+}
+
 func (r *run) commitAll(ctx context.Context, q *queues) error {
 	c := &committer{r: r, leaves: map[int64][]snapshotchain.Run{}}
 	for b := range q.ready {
 		if err := wait(ctx, b.encoded); err != nil {
 			return err
 		}
-		if err := c.commit(ctx, b); err != nil {
+		if err := r.commit(ctx, c, b); err != nil {
 			return err
 		}
 		if cap(b.buf) > 0 {

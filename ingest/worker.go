@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"livemount/blockdev"
+	"livemount/internal/gate"
 	"livemount/snapshotchain"
 	"livemount/snapshotchain/chunkstore"
 )
@@ -27,6 +28,11 @@ type worker struct {
 
 // hash finds out what changed in a batch.
 func (w *worker) hash(ctx context.Context, b *batch) error {
+	leave, err := w.r.store.Gate().Enter(ctx, gate.Ingest)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	f := &b.found
 	*f = found{pages: f.pages[:0], zeroes: f.zeroes[:0]}
 	buf := b.buf
@@ -89,6 +95,11 @@ func (w *worker) page(f *found, p page, old chunkstore.PageHash, bad bool) {
 // encode looks for the chunks of a batch among those that are stored, and compresses the others. What is
 // found is mostly followed by what followed it when it was stored.
 func (w *worker) encode(ctx context.Context, b *batch) error {
+	leave, err := w.r.store.Gate().Enter(ctx, gate.Ingest)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	b.arena = b.arena[:0]
 	var near chunkstore.Ptr
 	for i := range b.cut.chunks {

@@ -118,7 +118,7 @@ func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) e
 		return nil
 	}
 	o := overlay.Options{
-		FS: vfs.OS{}, Dir: filepath.Join(m.dir, "log"), Mount: m.s.overlayID(m.rec.ID), Clock: m.s.clock,
+		FS: vfs.OS{}, Dir: filepath.Join(m.dir, "log"), Mount: m.s.overlayID(m.rec.ID), Clock: m.s.clock, Note: m.s.gate.Guest,
 		Log: m.s.log.With("mount", m.rec.ID.String()), Admit: m.s.guard.AdmitMount, AdmitFreeing: m.s.guard.AdmitFreeing,
 		Meta: m.datastore.Replay, Restore: m.datastore.Restore, Snapshot: m.datastore.Snapshot,
 	}

@@ -20,6 +20,7 @@ import (
 
 	"livemount/internal/clock"
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/internal/space"
 	"livemount/internal/vfs"
 	"livemount/server/api"
@@ -33,6 +34,7 @@ type Server struct {
 	log     *slog.Logger
 	started time.Time
 	guard   *space.Guard
+	gate    *gate.Gate
 	store   *snapshotchain.Store
 	jobs    *jobs
 	packer  *packer
@@ -80,6 +82,7 @@ func (s *Server) open(ctx context.Context) error {
 	if err := os.MkdirAll(s.config.Data, 0o700); err != nil {
 		return err
 	}
+	s.gate = gate.New(gate.Options{Clock: s.clock})
 	var err error
 	s.guard, err = space.New(space.Options{FS: vfs.OS{}, Dir: s.config.Data, ReserveBytes: s.config.ReserveMiB << 20, Log: s.log})
 	if err != nil {
@@ -88,7 +91,7 @@ func (s *Server) open(ctx context.Context) error {
 	s.store, err = snapshotchain.Open(ctx, snapshotchain.Options{
 		Dir: s.config.Data, FS: vfs.OS{}, Clock: s.clock, Log: s.log, ChunkCache: s.config.ChunkCacheMiB << 20,
 		Admit: s.guard.Admit, AdmitFreeing: s.guard.AdmitFreeing, AdmitCommit: s.guard.Commit,
-		CatchUp: s.config.ClockCatchUp,
+		CatchUp: s.config.ClockCatchUp, Gate: s.gate,
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"livemount/blockdev"
+	"livemount/internal/gate"
 )
 
 const (
@@ -95,13 +96,20 @@ func (a *ahead) start(d *Disk, off, end int64) bool {
 	default:
 		return false
 	}
+	leave, ok := d.s.opts.Gate.TryEnter(gate.Ahead)
+	if !ok {
+		<-a.slots
+		return false
+	}
 	key := diskAt{d.seal.Lineage, d.seal.Seq}
 	if d.s.pins.use(key) != nil { // the reader may close the disk before the end of this
+		leave()
 		<-a.slots
 		return false
 	}
 	a.wg.Go(func() {
 		defer func() { <-a.slots }()
+		defer leave()
 		defer d.s.pins.unuse(key)
 		d.warm(a.ctx, off, end)
 	})

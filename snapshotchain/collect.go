@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/snapshotchain/chunkstore"
 )
 
@@ -349,7 +350,7 @@ func (c *collector) rewrite(ctx context.Context, k candidate) error {
 	if err := c.o.Pace(ctx, st.Bytes); err != nil {
 		return err
 	}
-	r, err := c.s.chunks.Repack(ctx, st.ID, chunkstore.Wanted{Live: c.isLive(k.i)})
+	r, err := c.s.chunks.Repack(ctx, st.ID, chunkstore.Wanted{Live: c.isLive(k.i), Enter: c.s.enter(gate.Collect)})
 	if errs.Is(err, errs.Corrupt) {
 		c.report.Damaged++
 		return nil

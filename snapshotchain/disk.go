@@ -212,6 +212,7 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := blockdev.CheckRange(d.Size(), off, int64(len(p))); err != nil {
 		return err
 	}
+	d.s.opts.Gate.Guest()
 	if len(p) > pieceBytes {
 		return d.readParallel(ctx, p, off)
 	}

@@ -125,10 +125,10 @@ func (c *checker) containers(ctx context.Context) error {
 	for _, f := range list {
 		total += f.Bytes
 	}
-	pace := func(ctx context.Context, n int64) error {
+	pace := func(ctx context.Context, n int64) (func(), error) {
 		c.out.ReadBytes += n
 		c.o.Read(min(c.out.ReadBytes, total), total)
-		return ctx.Err()
+		return func() {}, ctx.Err()
 	}
 	c.out.ReadBytes = 0
 	var read int64

@@ -9,6 +9,7 @@ import (
 	"sort"
 
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/internal/kv"
 	"livemount/snapshotchain/chunkstore"
 )
@@ -155,6 +156,11 @@ func (m *marker) markDir(ctx context.Context, page uint32, views []*dirCursor) e
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	leave, err := m.s.opts.Gate.Enter(ctx, gate.Collect)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	dirs, err := m.dirVersions(ctx, page, views)
 	if err != nil {
 		return err

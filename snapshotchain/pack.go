@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/snapshotchain/chunkstore"
 )
 
@@ -61,12 +62,18 @@ func (s *Store) unpacked() []chunkstore.ContainerID {
 	return list
 }
 
+// enter waits for a slot of the class.
+func (s *Store) enter(c gate.Class) func(context.Context) (func(), error) {
+	return func(ctx context.Context) (func(), error) { return s.opts.Gate.Enter(ctx, c) }
+}
+
 // packOne writes a container anew, records that, and lets the old file go.
 func (s *Store) packOne(ctx context.Context, id chunkstore.ContainerID) (int64, error) {
 	return s.writeAnew(ctx, id, chunkstore.Wanted{})
 }
 
 func (s *Store) writeAnew(ctx context.Context, id chunkstore.ContainerID, want chunkstore.Wanted) (int64, error) {
+	want.Enter = s.enter(gate.Collect)
 	r, err := s.chunks.Repack(ctx, id, want)
 	if err != nil {
 		return 0, err

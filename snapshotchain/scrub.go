@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/snapshotchain/chunkstore"
 )
 
@@ -126,12 +127,18 @@ type Scrubbed struct {
 // it is nil, is told after each container.
 func (s *Store) Scrub(ctx context.Context, age time.Duration, pace func(context.Context, int64) error, progress func(Scrubbed)) (Scrubbed, error) {
 	var done Scrubbed
+	enter := func(ctx context.Context, n int64) (func(), error) {
+		if err := pace(ctx, n); err != nil {
+			return nil, err
+		}
+		return s.opts.Gate.Enter(ctx, gate.Scrub)
+	}
 	began := s.opts.Clock.Now()
 	for _, c := range s.scrubList(began, max(age, time.Nanosecond)) {
 		if began.Sub(c.at) < age {
 			break
 		}
-		read, bad, err := s.chunks.VerifyContainer(ctx, c.ID, pace)
+		read, bad, err := s.chunks.VerifyContainer(ctx, c.ID, enter)
 		done.ReadBytes += read
 		done.Bad += len(bad)
 		if err == nil {

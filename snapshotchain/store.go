@@ -12,6 +12,7 @@ import (
 	"livemount/internal/cache"
 	"livemount/internal/clock"
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/internal/kv"
 	"livemount/internal/vfs"
 	"livemount/snapshotchain/chunkstore"
@@ -31,6 +32,7 @@ type Options struct {
 	Admit          func(n int64) error // asked before containers grow by n bytes; nil is always
 	AdmitFreeing   func(n int64) error // the same for one that is written anew to free more than that; nil is Admit
 	AdmitCommit    func() error        // asked before a change is recorded; nil is always
+	Gate           *gate.Gate          // shares the machine with guests; nil lets everybody run
 	// CatchUp is by how much the store's clock comes nearer to the machine's in each unit of running time; default 1.
 	CatchUp float64
 }
@@ -282,6 +284,9 @@ func (s *Store) Stats() Stats {
 		ChunkCacheBytes: c.UsedBytes, ChunkCacheBudget: c.Budget,
 	}
 }
+
+// Gate returns what shares the machine with guests; nil when nothing does.
+func (s *Store) Gate() *gate.Gate { return s.opts.Gate }
 
 // ID returns the store's identity.
 func (s *Store) ID() chunkstore.StoreID { return s.id }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"livemount/internal/errs"
+	"livemount/internal/gate"
 	"livemount/snapshotchain/chunkstore"
 )
 
@@ -71,6 +72,11 @@ type prover struct {
 }
 
 func (p *prover) leaf(ctx context.Context, n uint32) error {
+	leave, err := p.disk.s.opts.Gate.Enter(ctx, gate.Scrub)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	l := &leafProof{p: p, n: n, h: p.disk.s.Hasher()}
 	runs, err := p.disk.leaf(ctx, n)
 	switch {

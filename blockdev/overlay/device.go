@@ -28,6 +28,7 @@ func (d *device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	d.l.note()
 	return d.l.readAt(ctx, d.n, p, off)
 }
 
@@ -40,6 +41,7 @@ func (d *device) WriteAt(ctx context.Context, p []byte, off int64) error {
 	if err := blockdev.CheckRange(end, off, int64(len(p))); err != nil {
 		return err
 	}
+	d.l.note()
 	for limit := d.l.payloadLimit(); len(p) > 0; {
 		n := min(limit, int64(len(p)))
 		if err := d.l.log(ctx, essentials{kindData, d.n.id, off, n}, p[:n], nil); err != nil {
@@ -48,6 +50,13 @@ func (d *device) WriteAt(ctx context.Context, p []byte, off int64) error {
 		p, off = p[n:], off+n
 	}
 	return nil
+}
+
+// note tells who wants to know that somebody reads or writes.
+func (l *Log) note() {
+	if l.opts.Note != nil {
+		l.opts.Note()
+	}
 }
 
 // Zero implements blockdev.Device. What is zero in the overlay already costs no record.

@@ -54,6 +54,8 @@ type Options struct {
 	// AdmitFreeing is asked instead for what leads to space being given back: zeroes, forgotten nodes, AppendFreeing,
 	// smaller sizes. Default: Admit.
 	AdmitFreeing func(n int64) error
+	// Note is told of each read and write; nil is not.
+	Note func()
 	// AcceptDamage lets Open go on when synced records are lost and nobody can know what they changed:
 	// they are then as if they had never been written. For salvage only.
 	AcceptDamage bool

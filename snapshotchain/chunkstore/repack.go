@@ -23,6 +23,8 @@ type Wanted struct {
 	Live func(slot uint32) bool
 	// Instead are records with the same content as those of slots that are bad.
 	Instead map[uint32]Ptr
+	// Enter is asked before each record that is read and written; it returns what is called behind it. nil is not asked.
+	Enter func(context.Context) (leave func(), err error)
 	// Map are parts of the map that slots of bad ones held.
 	Map map[uint32][]byte
 }
@@ -108,22 +110,12 @@ func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, 
 			s.noteFreed(ctx, freed, from, uint32(n), slots[n])
 			continue
 		}
-		r, raw, err := s.recordOf(ctx, from, uint32(n), slots[n])
-		if err != nil {
-			r, raw, err = s.instead(ctx, want, uint32(n), err)
-		}
+		err := s.copySlot(ctx, to, from, uint32(n), slots[n], skipped, want, bad != nil)
+		skipped = 0
 		if errs.Is(err, errs.Corrupt) {
 			s.noteBad(Ptr{from.id, uint32(n)}, err)
-			bad = err
-		}
-		if bad != nil { // nothing is written any more, but all that is bad is found
-			continue
-		}
-		if err == nil {
-			err = s.copyRecord(to, r, raw, skipped)
-			skipped = 0
-		}
-		if err != nil {
+			bad = err // nothing is written any more, but all that is bad is found
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -131,6 +123,25 @@ func (s *Store) copyRecords(ctx context.Context, to *appender, from *container, 
 		return nil, bad
 	}
 	return freed, firstError(to.skip(skipped), to.seal())
+}
+
+// copySlot reads a record, and writes it behind skipped slots unless it is only to be proved.
+func (s *Store) copySlot(ctx context.Context, to *appender, from *container, n uint32, sl slot, skipped int, want Wanted, only bool) error {
+	if want.Enter != nil {
+		leave, err := want.Enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
+	r, raw, err := s.recordOf(ctx, from, n, sl)
+	if err != nil {
+		r, raw, err = s.instead(ctx, want, n, err)
+	}
+	if err != nil || only {
+		return err
+	}
+	return s.copyRecord(to, r, raw, skipped)
 }
 
 // instead finds what takes the place of a record that cannot be read.

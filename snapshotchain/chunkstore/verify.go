@@ -13,15 +13,19 @@ import (
 // verifyPiece is how much of a container is read at a time.
 const verifyPiece = 1 << 20
 
+// Enter waits until n bytes may be read, and returns what is called when they are.
+type Enter func(ctx context.Context, n int64) (leave func(), err error)
+
 // VerifyContainer reads all records of a sealed container again, past every cache of ours, and calls bad with each one
-// whose checksums are wrong. It returns how many bytes it read. pace is asked before each piece. A container that is
+// whose checksums are wrong. It returns how many bytes it read. enter is asked before each piece, of n bytes, and what it
+// returns is called behind it. A container that is
 // replaced or removed meanwhile is no error.
-func (s *Store) VerifyContainer(ctx context.Context, id ContainerID, pace func(context.Context, int64) error) (read int64, bad []Ptr, err error) {
+func (s *Store) VerifyContainer(ctx context.Context, id ContainerID, enter Enter) (read int64, bad []Ptr, err error) {
 	c, err := s.container(id)
 	if err != nil {
 		return 0, nil, nil
 	}
-	v := &verifier{s: s, c: c, pace: pace, seed: newSeed(s.opts.Store, id)}
+	v := &verifier{s: s, c: c, enter: enter, seed: newSeed(s.opts.Store, id)}
 	err = v.run(ctx)
 	if s.replaced(c) || s.isGone(id) {
 		return v.read, nil, ctx.Err()
@@ -63,15 +67,15 @@ func (s *Store) isGone(id ContainerID) bool {
 
 // verifier reads a container from its start to its end.
 type verifier struct {
-	s    *Store
-	c    *container
-	pace func(context.Context, int64) error
-	seed seed
-	file *sharedFile
-	buf  []byte
-	at   int64 // offset of buf
-	read int64
-	bad  []Ptr
+	s     *Store
+	c     *container
+	enter Enter
+	seed  seed
+	file  *sharedFile
+	buf   []byte
+	at    int64 // offset of buf
+	read  int64
+	bad   []Ptr
 }
 
 func (v *verifier) run(ctx context.Context) error {
@@ -141,9 +145,11 @@ func (v *verifier) bytes(ctx context.Context, off int64, n int) ([]byte, error) 
 
 // fill reads size bytes, of which n must be there.
 func (v *verifier) fill(ctx context.Context, off int64, n, size int) ([]byte, error) {
-	if err := v.pace(ctx, int64(size)); err != nil {
+	leave, err := v.enter(ctx, int64(size))
+	if err != nil {
 		return nil, err
 	}
+	defer leave()
 	if cap(v.buf) < size {
 		v.buf = make([]byte, size)
 	}

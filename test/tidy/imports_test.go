@@ -16,6 +16,7 @@ func table() map[string][]string {
 		"internal/vfs":   {"internal/errs"},
 		"internal/space": {"internal/errs", "internal/vfs"},
 		"internal/kv":    {"internal/errs"},
+		"internal/gate":  {"internal/clock"},
 
 		// Keys know nothing of what they encrypt.
 		"keyring": {"internal/errs"},
@@ -29,10 +30,10 @@ func table() map[string][]string {
 
 		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs"},
 		"snapshotchain": {
-			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "snapshotchain/chunkstore",
+			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/gate", "internal/kv", "internal/vfs", "snapshotchain/chunkstore",
 		},
 		"retention": {"internal/errs"},
-		"ingest":    {"blockdev", "internal/errs", "snapshotchain", "snapshotchain/chunkstore"},
+		"ingest":    {"blockdev", "internal/errs", "internal/gate", "snapshotchain", "snapshotchain/chunkstore"},
 
 		// A served tree knows block devices, never the chain: server plugs the two together.
 		"fs":           {"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/vfs"},
@@ -54,7 +55,7 @@ func table() map[string][]string {
 		"server/api": {"internal/errs"},
 		"server": {
 			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
-			"internal/clock", "internal/errs", "internal/space", "internal/vfs", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
+			"internal/clock", "internal/errs", "internal/gate", "internal/space", "internal/vfs", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
 			"snapshotchain",
 		},
 		"server/daemon":  {"internal/errs", "server", "server/api"},
