@@ -1,0 +1,274 @@
+package crash
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"livemount/server/api"
+	"livemount/test/harness"
+)
+
+// powerWork does to a store what users do, and tells the story of it.
+type powerWork struct {
+	*story
+	rng   *rand.Rand
+	d     *harness.Daemon
+	top   string
+	vms   []*vm
+	mount *toldMount
+}
+
+// run does everything: backups, a mount that is written to and committed, points that are held, locked,
+// released and expired, collections; and the daemon is stopped and killed between.
+func (w *powerWork) run(t *testing.T) {
+	t.Helper()
+	w.step(t, "start", func() error { return w.d.TryStart() })
+	w.vms = []*vm{newVM(t, w.top, "small", w.rng, 3<<20, 1<<20+512), newVM(t, w.top, "large", w.rng, 10<<20)}
+	w.backups(t, 3)
+	w.makeMount(t)
+	w.writes(t, 60)
+	w.guards(t)
+	w.commit(t)
+	w.restart(t, false)
+	w.backups(t, 2)
+	w.expire(t, 3)
+	w.gc(t)
+	w.together(t)
+	w.guards(t)
+	w.restart(t, true)
+	w.writes(t, 60)
+	w.commit(t)
+	w.backups(t, 2)
+	w.release(t)
+	w.restart(t, false)
+	w.expire(t, 4)
+	w.together(t)
+	w.gc(t)
+	w.writes(t, 20)
+}
+
+func (w *powerWork) step(t *testing.T, kind string, what func() error) *span {
+	t.Helper()
+	s, err := w.do(kind, what)
+	if err != nil {
+		t.Fatalf("%s: %v", kind, err)
+	}
+	return s
+}
+
+// ctl runs mountctl and decodes what it says.
+func (w *powerWork) ctl(out any, args ...string) error {
+	r := w.d.Ctl(append(args, "--output", "json")...)
+	if r.Code != 0 {
+		return fmt.Errorf("mountctl %s: exit %d: %s", strings.Join(args, " "), r.Code, r.Err)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal([]byte(r.Out), out)
+}
+
+func (w *powerWork) backups(t *testing.T, rounds int) {
+	t.Helper()
+	for range rounds {
+		for _, v := range w.vms {
+			if err := w.backup(v, w.rng); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func (w *powerWork) backup(v *vm, rng *rand.Rand) error {
+	if err := v.change(rng, len(v.content[0])/harness.PageSize/3); err != nil {
+		return err
+	}
+	want := v.now()
+	made, err := w.do("backup", func() error {
+		var b api.Backup
+		err := w.ctl(&b, append([]string{"backup", v.name}, v.diskArgs()...)...)
+		want.id = b.Point
+		return err
+	})
+	if err == nil {
+		w.addPoint(v.name, want, made)
+	}
+	return err
+}
+
+func (w *powerWork) makeMount(t *testing.T) {
+	t.Helper()
+	var m api.Mount
+	path := filepath.Join(w.top, "written")
+	made := w.step(t, "mount", func() error { return w.ctl(&m, "mount", "small@latest", path) })
+	base, err := readDisks(diskPaths(&m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mount = &toldMount{id: m.Mount, path: path, made: *made, seed: w.rng.Uint64(), base: base, disks: cloned(base)}
+	w.mount.history = newHistory(w.mount.seed, sizesOf(base))
+}
+
+// base is the point that the mount stands on.
+func (w *powerWork) base(t *testing.T) string {
+	t.Helper()
+	return w.d.MountByID(w.mount.id).Point
+}
+
+func (w *powerWork) writes(t *testing.T, n int) {
+	t.Helper()
+	if err := w.write(n, w.rng); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// write makes n writes to the mount, and an fsync now and then and at the end.
+func (w *powerWork) write(n int, rng *rand.Rand) error {
+	m := w.mount
+	var files []*os.File
+	for i := range m.disks {
+		f, err := os.OpenFile(filepath.Join(m.path, fmt.Sprintf("sd%c.raw", 'a'+i)), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	one := &writer{files: files, h: m.history}
+	for i := range n {
+		o := m.history.next()
+		if err := one.apply(o); err != nil {
+			return err
+		}
+		m.done++
+		copy(m.disks[o.disk][o.off:], m.history.data(o))
+		if i < n-1 && rng.IntN(6) > 0 {
+			continue
+		}
+		s, err := w.do("fsync", func() error { return unix.Fsync(int(files[o.disk].Fd())) })
+		if err != nil {
+			return err
+		}
+		m.syncs = append(m.syncs, toldSync{m.done, s.to})
+	}
+	return nil
+}
+
+func (w *powerWork) commit(t *testing.T) {
+	t.Helper()
+	now := &vm{content: w.mount.disks}
+	want := now.now()
+	made := w.step(t, "commit", func() error {
+		var b api.Backup
+		err := w.ctl(&b, "commit", w.mount.id, "--branch", "kept")
+		want.id = b.Point
+		return err
+	})
+	w.addPoint("small:kept", want, made)
+}
+
+// some returns a point that nothing keeps yet.
+func (w *powerWork) some(t *testing.T) *toldPoint {
+	t.Helper()
+	list := w.free(w.base(t))
+	if len(list) == 0 {
+		t.Fatal("make more points: none is free")
+	}
+	return list[w.rng.IntN(len(list))]
+}
+
+func (p *toldPoint) ref() string { return p.vm + "@id:" + p.want.id }
+
+// guards holds a point and locks another.
+func (w *powerWork) guards(t *testing.T) {
+	t.Helper()
+	held := w.some(t)
+	reason := fmt.Sprintf("held %d", w.rng.Uint32())
+	made := w.step(t, "hold", func() error { return w.ctl(nil, "hold", held.ref(), "--reason", reason) })
+	held.holds = append(held.holds, &toldHold{reason: reason, made: *made})
+	locked := w.some(t)
+	var p api.Point
+	locked.lock = w.step(t, "lock", func() error { return w.ctl(&p, "lock", locked.ref(), "--until", "30d") })
+	if p.LockedUntil == nil {
+		t.Fatalf("%s was locked, and is not", locked.ref())
+	}
+	locked.until = *p.LockedUntil
+}
+
+// release ends the hold of a point.
+func (w *powerWork) release(t *testing.T) {
+	t.Helper()
+	for _, p := range w.points {
+		for _, h := range p.holds {
+			if h.ended == nil {
+				h.ended = w.step(t, "release", func() error { return w.ctl(nil, "release", p.ref(), "--reason", h.reason) })
+				return
+			}
+		}
+	}
+	t.Fatal("no point is held")
+}
+
+// expire lets n points go, with one command.
+func (w *powerWork) expire(t *testing.T, n int) {
+	t.Helper()
+	list := w.free(w.base(t))
+	w.rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	args := []string{"expire", "--yes"}
+	for _, p := range list[:max(0, min(n, len(list)-1))] {
+		args = append(args, p.ref())
+	}
+	gone := w.step(t, "expire", func() error { return w.ctl(nil, args...) })
+	for _, p := range list[:len(args)-2] {
+		p.gone = gone
+	}
+}
+
+func (w *powerWork) gc(t *testing.T) {
+	t.Helper()
+	if err := w.collect(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *powerWork) collect() error {
+	_, err := w.do("gc", func() error { return w.ctl(nil, "gc") })
+	return err
+}
+
+// together expires, and does everything else that may run beside a collection.
+func (w *powerWork) together(t *testing.T) {
+	t.Helper()
+	w.expire(t, 1)
+	rng := func() *rand.Rand { return rand.New(rand.NewPCG(w.rng.Uint64(), 7)) }
+	large, small, writes := rng(), rng(), rng()
+	var errs errorList
+	var actors sync.WaitGroup
+	actors.Go(func() { errs.add(w.collect()) })
+	actors.Go(func() { errs.add(w.backup(w.vms[1], large)) })
+	actors.Go(func() { errs.add(w.backup(w.vms[0], small)) })
+	actors.Go(func() { errs.add(w.write(60, writes)) })
+	actors.Wait()
+	errs.report(t)
+}
+
+func (w *powerWork) restart(t *testing.T, kill bool) {
+	t.Helper()
+	if kill {
+		w.d.Kill()
+	} else {
+		w.step(t, "stop", func() error {
+			w.d.Stop()
+			return nil
+		})
+	}
+	w.step(t, "start", func() error { return w.d.TryStart() })
+}
