@@ -13,5 +13,5 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(harness.Main(m, map[string]harness.Role{"writer": writerMain}))
+	os.Exit(harness.Main(m, map[string]harness.Role{"writer": writerMain, "remove": harness.RemoveMain}))
 }

@@ -23,7 +23,7 @@ const cutsPerStory = 100
 func TestPowerCutLosesNothingAcknowledged(t *testing.T) {
 	harness.NeedRoot(t)
 	rng := rand.New(rand.NewPCG(harness.Seed(t), 0))
-	for left := harness.Soak(20, 1000); left > 0 && !t.Failed(); left -= cutsPerStory {
+	for left := harness.Soak(30, 1000); left > 0 && !t.Failed(); left -= cutsPerStory {
 		t.Run("story", func(t *testing.T) {
 			p := tellStory(t, rng)
 			for _, c := range p.cuts(rng, min(left, cutsPerStory)) {
@@ -57,6 +57,7 @@ func (c powerCut) String() string { return fmt.Sprintf("%d_%s", c.at, c.how) }
 func tellStory(t *testing.T, rng *rand.Rand) *powerCuts {
 	t.Helper()
 	top := harness.MemoryDir(t)
+	harness.RemoveWhatever(t, top)
 	disk := newLoggedDisk(t, top, 448)
 	w := &powerWork{
 		story: &story{position: disk.position}, rng: rng, top: top,
@@ -118,20 +119,24 @@ func (p *powerCuts) cuts(rng *rand.Rand, n int) []powerCut {
 	return list
 }
 
-// anywhere cuts at any write, or between any two flushes: most writes are of few flushes.
+// anywhere cuts at any write.
 func (p *powerCuts) anywhere(rng *rand.Rand) powerCut {
-	at := p.disk.start + rng.Int64N(p.end-p.disk.start+1)
-	if i := rng.IntN(len(p.flush)); i > 0 && rng.IntN(2) == 0 {
-		at = p.flush[i-1] + 1 + rng.Int64N(p.flush[i]-p.flush[i-1])
-	}
-	return p.spoilt(rng, at, p.end)
+	return p.spoilt(rng, p.disk.start+rng.Int64N(p.end-p.disk.start+1), p.end)
 }
 
-// spoilt is a cut that may hurt what was written since the last flush; often just before the next one is done.
+// spoilt is a cut that may hurt what was written since the last flush. As most flushes are of few writes, it
+// goes on to where there are some more, often to the moment before they are flushed, but not behind most.
 func (p *powerCuts) spoilt(rng *rand.Rand, at, most int64) powerCut {
 	c := powerCut{at: at, how: loss(rng.IntN(3))}
-	if i, _ := slices.BinarySearch(p.flush, at); c.how != lossNone && i < len(p.flush) && p.flush[i] <= most && rng.IntN(3) > 0 {
-		c.at = p.flush[i]
+	if c.how == lossNone {
+		return c
+	}
+	i, _ := slices.BinarySearch(p.flush, at)
+	for i = max(i, 1); i < len(p.flush) && p.flush[i] <= most; i++ {
+		if n := p.flush[i] - p.flush[i-1] - 1; n > 1 {
+			c.at = p.flush[i] - max(0, rng.Int64N(2*n)-n)
+			return c
+		}
 	}
 	return c
 }
@@ -156,7 +161,7 @@ func (p *powerCuts) try(t *testing.T, c powerCut) {
 	mountImage(t, image, p.disk.dir)
 	d := harness.New(t, p.w.d.Data, "--log-level", "warn")
 	d.Start()
-	k := &powerCheck{story: p.w.story, mount: p.w.mount, cut: c.at, d: d}
+	k := &powerCheck{story: p.w.story, cut: c.at, d: d}
 	k.look(t)
 	d.Must(nil, "gc")
 	if rng.IntN(2) == 0 { // nothing is in memory any more

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"testing"
@@ -13,13 +14,12 @@ import (
 // powerCheck compares a store after a power cut with the story.
 type powerCheck struct {
 	*story
-	mount *toldMount
-	cut   int64
-	d     *harness.Daemon
+	cut int64
+	d   *harness.Daemon
 
 	looked bool
-	points []string // that were there at the first look
-	disks  [][]byte // of the mount at the first look
+	points []string            // that were there at the first look
+	disks  map[string][][]byte // of the mounts at the first look
 }
 
 // look looks at everything. What was there the first time must be there each time.
@@ -35,9 +35,10 @@ func (k *powerCheck) look(t *testing.T) {
 	if k.looked && !slices.Equal(points, k.points) {
 		t.Errorf("points were %v, are %v", k.points, points)
 	}
-	disks := k.lookAtMount(t)
-	if k.looked && !slices.EqualFunc(disks, k.disks, slices.Equal) {
-		t.Error("the disks of the mount have changed")
+	disks := k.lookAtMounts(t)
+	same := func(a, b [][]byte) bool { return slices.EqualFunc(a, b, slices.Equal) }
+	if k.looked && !maps.EqualFunc(disks, k.disks, same) {
+		t.Error("the disks of the mounts have changed")
 	}
 	k.looked, k.points, k.disks = true, points, disks
 }
@@ -124,28 +125,58 @@ func (k *powerCheck) refused(t *testing.T) {
 	}
 }
 
-// lookAtMount compares the disks of the mount with what was written and synced. It returns them.
-func (k *powerCheck) lookAtMount(t *testing.T) [][]byte {
+// lookAtMounts compares the mounts with those that must and can be there. It returns what their disks hold.
+func (k *powerCheck) lookAtMounts(t *testing.T) map[string][][]byte {
 	t.Helper()
-	list, told := k.d.Mounts(), k.mount.made.at(k.cut)
-	if len(list) == 0 && told != surely {
-		return nil
+	told := map[string]*toldMount{}
+	for _, m := range k.mounts {
+		told[m.id] = m
 	}
-	if len(list) != 1 || told == never || list[0].Mount != k.mount.id || list[0].State != "mounted" {
-		t.Errorf("mounts are %+v; mount %s, %v", list, k.mount.id, k.mount.made)
-		return nil
+	disks := map[string][][]byte{}
+	for _, seen := range k.d.Mounts() {
+		m := told[seen.Mount]
+		delete(told, seen.Mount)
+		if m == nil || m.made.at(k.cut) == never || m.gone.at(k.cut) == surely {
+			t.Errorf("mount %+v should not be there; it was told %+v", seen, m)
+			continue
+		}
+		if kept := m.kept.at(k.cut); seen.State == "failed" || kept == never && m.gone.at(k.cut) == never && seen.State != "mounted" ||
+			kept == surely && seen.State != "kept" {
+			t.Errorf("mount %s, made %v, kept %v, unmounted %v, is %s: %s", m.id, m.made, m.kept, m.gone, seen.State, seen.Reason)
+			continue
+		}
+		disks[m.id] = k.readMount(t, m, seen)
 	}
-	seen, err := readDisks(diskPaths(&list[0]))
+	for _, m := range told {
+		if m.made.at(k.cut) == surely && m.gone.at(k.cut) == never {
+			t.Errorf("mount %s, made %v, is gone", m.id, m.made)
+		}
+	}
+	return disks
+}
+
+// readMount compares the disks of a mount with what was written and synced. One that is kept is resumed for that.
+func (k *powerCheck) readMount(t *testing.T, m *toldMount, seen api.Mount) [][]byte {
+	t.Helper()
+	if seen.State == "kept" {
+		req := api.ResumeRequest{Place: api.Place{Path: m.path}}
+		if err := k.d.Client.Do(t.Context(), "POST", "/v1/mounts/"+m.id+"/resume", nil, req, &seen); err != nil {
+			t.Errorf("resume %s: %v", m.id, err)
+			return nil
+		}
+		defer unmount(t, k.d, m.id, api.UnmountRequest{Keep: true})
+	}
+	disks, err := readDisks(diskPaths(&seen))
 	if err != nil {
 		t.Error(err)
 		return nil
 	}
-	least, most := k.mount.bounds(k.cut)
-	found, err := prefixAt(cloned(k.mount.base), seen, newHistory(k.mount.seed, sizesOf(seen)), least, most, least)
+	least, most := m.bounds(k.cut)
+	found, err := prefixAt(cloned(m.base), disks, newHistory(m.seed, sizesOf(disks)), least, most, least)
 	if err != nil {
-		t.Errorf("history %d: %v", k.mount.seed, err)
+		t.Errorf("mount %s, made %v, history %d: %v", m.id, m.made, m.seed, err)
 	} else if !k.looked {
-		t.Logf("writes: %d acknowledged, %d made, %d found", least, most, found)
+		t.Logf("mount %s: %d writes acknowledged, %d made, %d found", m.id, least, most, found)
 	}
-	return seen
+	return disks
 }

@@ -30,29 +30,25 @@ type powerWork struct {
 // released and expired, collections; and the daemon is stopped and killed between.
 func (w *powerWork) run(t *testing.T) {
 	t.Helper()
-	w.step(t, "start", func() error { return w.d.TryStart() })
-	w.vms = []*vm{newVM(t, w.top, "small", w.rng, 3<<20, 1<<20+512), newVM(t, w.top, "large", w.rng, 10<<20)}
-	w.backups(t, 3)
-	w.makeMount(t)
-	w.writes(t, 60)
-	w.guards(t)
-	w.commit(t)
-	w.restart(t, false)
-	w.backups(t, 2)
-	w.expire(t, 3)
-	w.gc(t)
-	w.together(t)
-	w.guards(t)
-	w.restart(t, true)
-	w.writes(t, 60)
-	w.commit(t)
-	w.backups(t, 2)
-	w.release(t)
-	w.restart(t, false)
-	w.expire(t, 4)
-	w.together(t)
-	w.gc(t)
-	w.writes(t, 20)
+	w.vms = []*vm{newVM(t, w.top, "small", w.rng, 3<<20, 1<<20+512), newVM(t, w.top, "large", w.rng, 16<<20)}
+	for _, phase := range []func(){
+		func() { w.start(t); w.backups(t, 2); w.makeMount(t) },
+		func() { w.backups(t, 2); w.writes(t, 200) },
+		func() { w.guards(t); w.commit(t); w.writes(t, 50) },
+		func() { w.stop(t); w.start(t); w.backups(t, 2) },
+		func() { w.expire(t, 3); w.gc(t) },
+		func() { w.together(t); w.guards(t); w.commit(t) },
+		func() { w.writes(t, 100); w.d.Kill(); w.start(t) },
+		func() { w.backups(t, 2); w.expire(t, 2); w.release(t) },
+		func() { w.stop(t); w.start(t); w.together(t) },
+		func() { w.expire(t, 3); w.gc(t); w.commit(t) },
+		func() { w.stop(t); w.start(t); w.backups(t, 1); w.writes(t, 100) },
+		func() { w.expire(t, 3); w.together(t); w.gc(t) },
+	} {
+		stop := startHost(t, rand.New(rand.NewPCG(w.rng.Uint64(), 8)), filepath.Dir(w.d.Data), host(w.rng.IntN(3)))
+		phase()
+		stop()
+	}
 }
 
 func (w *powerWork) step(t *testing.T, kind string, what func() error) *span {
@@ -106,33 +102,63 @@ func (w *powerWork) backup(v *vm, rng *rand.Rand) error {
 
 func (w *powerWork) makeMount(t *testing.T) {
 	t.Helper()
-	var m api.Mount
-	path := filepath.Join(w.top, "written")
-	made := w.step(t, "mount", func() error { return w.ctl(&m, "mount", "small@latest", path) })
-	base, err := readDisks(diskPaths(&m))
-	if err != nil {
+	var err error
+	if w.mount, err = w.addMounted("written", w.rng); err != nil {
 		t.Fatal(err)
 	}
-	w.mount = &toldMount{id: m.Mount, path: path, made: *made, seed: w.rng.Uint64(), base: base, disks: cloned(base)}
-	w.mount.history = newHistory(w.mount.seed, sizesOf(base))
 }
 
-// base is the point that the mount stands on.
-func (w *powerWork) base(t *testing.T) string {
-	t.Helper()
-	return w.d.MountByID(w.mount.id).Point
+func (w *powerWork) addMounted(name string, rng *rand.Rand) (*toldMount, error) {
+	var a api.Mount
+	m := &toldMount{path: filepath.Join(w.top, name), seed: rng.Uint64()}
+	made, err := w.do("mount", func() error { return w.ctl(&a, "mount", "small@latest", m.path) })
+	if err != nil {
+		return nil, err
+	}
+	m.id, m.made = a.Mount, *made
+	if m.base, err = readDisks(diskPaths(&a)); err != nil {
+		return nil, err
+	}
+	m.disks, m.history = cloned(m.base), newHistory(m.seed, sizesOf(m.base))
+	w.addMount(m)
+	return m, nil
+}
+
+// visit mounts, writes, and unmounts in one way or the other.
+func (w *powerWork) visit(rng *rand.Rand) error {
+	m, err := w.addMounted(fmt.Sprintf("visit-%d", rng.Uint32()), rng)
+	if err != nil {
+		return err
+	}
+	if err := w.write(m, 10, rng); err != nil {
+		return err
+	}
+	if rng.IntN(2) == 0 {
+		m.kept, err = w.do("keep", func() error { return w.ctl(nil, "unmount", m.id, "--keep") })
+	} else {
+		m.gone, err = w.do("unmount", func() error { return w.ctl(nil, "unmount", m.id, "--yes") })
+	}
+	return err
+}
+
+// pinned is what mounts stand on.
+func (w *powerWork) pinned() []string {
+	var list []string
+	for _, m := range w.d.Mounts() {
+		list = append(list, m.Point)
+	}
+	return list
 }
 
 func (w *powerWork) writes(t *testing.T, n int) {
 	t.Helper()
-	if err := w.write(n, w.rng); err != nil {
+	if err := w.write(w.mount, n, w.rng); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// write makes n writes to the mount, and an fsync now and then and at the end.
-func (w *powerWork) write(n int, rng *rand.Rand) error {
-	m := w.mount
+// write makes n writes to a mount, and an fsync now and then and at the end.
+func (w *powerWork) write(m *toldMount, n int, rng *rand.Rand) error {
 	var files []*os.File
 	for i := range m.disks {
 		f, err := os.OpenFile(filepath.Join(m.path, fmt.Sprintf("sd%c.raw", 'a'+i)), os.O_RDWR, 0)
@@ -178,7 +204,7 @@ func (w *powerWork) commit(t *testing.T) {
 // some returns a point that nothing keeps yet.
 func (w *powerWork) some(t *testing.T) *toldPoint {
 	t.Helper()
-	list := w.free(w.base(t))
+	list := w.free(w.pinned()...)
 	if len(list) == 0 {
 		t.Fatal("make more points: none is free")
 	}
@@ -220,7 +246,7 @@ func (w *powerWork) release(t *testing.T) {
 // expire lets n points go, with one command.
 func (w *powerWork) expire(t *testing.T, n int) {
 	t.Helper()
-	list := w.free(w.base(t))
+	list := w.free(w.pinned()...)
 	w.rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	args := []string{"expire", "--yes"}
 	for _, p := range list[:max(0, min(n, len(list)-1))] {
@@ -249,26 +275,27 @@ func (w *powerWork) together(t *testing.T) {
 	t.Helper()
 	w.expire(t, 1)
 	rng := func() *rand.Rand { return rand.New(rand.NewPCG(w.rng.Uint64(), 7)) }
-	large, small, writes := rng(), rng(), rng()
+	large, small, writes, visits := rng(), rng(), rng(), rng()
 	var errs errorList
 	var actors sync.WaitGroup
 	actors.Go(func() { errs.add(w.collect()) })
 	actors.Go(func() { errs.add(w.backup(w.vms[1], large)) })
 	actors.Go(func() { errs.add(w.backup(w.vms[0], small)) })
-	actors.Go(func() { errs.add(w.write(60, writes)) })
+	actors.Go(func() { errs.add(w.write(w.mount, 60, writes)) })
+	actors.Go(func() { errs.add(w.visit(visits)) })
 	actors.Wait()
 	errs.report(t)
 }
 
-func (w *powerWork) restart(t *testing.T, kill bool) {
+func (w *powerWork) start(t *testing.T) {
 	t.Helper()
-	if kill {
-		w.d.Kill()
-	} else {
-		w.step(t, "stop", func() error {
-			w.d.Stop()
-			return nil
-		})
-	}
-	w.step(t, "start", func() error { return w.d.TryStart() })
+	w.step(t, "start", w.d.TryStart)
+}
+
+func (w *powerWork) stop(t *testing.T) {
+	t.Helper()
+	w.step(t, "stop", func() error {
+		w.d.Stop()
+		return nil
+	})
 }

@@ -47,6 +47,7 @@ type story struct {
 	mu     sync.Mutex // guards what is below
 	steps  []step
 	points []*toldPoint // in the order of their acknowledgement
+	mounts []*toldMount
 }
 
 // toldPoint is a point with what was done to it.
@@ -91,6 +92,12 @@ func (s *story) addPoint(vm string, want expected, made *span) *toldPoint {
 	p := &toldPoint{vm: vm, want: want, made: *made}
 	s.points = append(s.points, p)
 	return p
+}
+
+func (s *story) addMount(m *toldMount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, m)
 }
 
 // free returns the points that can be expired: not those that pinned names.
@@ -163,6 +170,8 @@ func (s *story) under(cut int64) string {
 type toldMount struct {
 	id, path string
 	made     span
+	kept     *span // it was unmounted, and what was written was kept
+	gone     *span // it was unmounted for good
 	seed     uint64
 	base     [][]byte // its disks when it was made
 	disks    [][]byte // its disks now
