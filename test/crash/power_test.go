@@ -105,9 +105,7 @@ func (p *powerCuts) cuts(rng *rand.Rand, n int) []powerCut {
 		list = append(list, powerCut{at: steps[rng.IntN(len(steps))].to})
 	}
 	for i := range max(4, n/4) {
-		steps := byKind[[]string{"gc", "expire"}[i%2]]
-		s := steps[rng.IntN(len(steps))]
-		list = append(list, p.spoilt(rng, s.from+rng.Int64N(s.to-s.from+1), s.to))
+		list = append(list, p.amid(rng, byKind[[]string{"gc", "expire"}[i%2]]))
 	}
 	for len(list) < n {
 		list = append(list, p.anywhere(rng))
@@ -117,6 +115,16 @@ func (p *powerCuts) cuts(rng *rand.Rand, n int) []powerCut {
 	}
 	slices.SortFunc(list, func(a, b powerCut) int { return cmp.Compare(a.at, b.at) })
 	return list
+}
+
+// amid cuts in the middle of a step that writes something.
+func (p *powerCuts) amid(rng *rand.Rand, steps []step) powerCut {
+	steps = slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.to-s.from < 2 })
+	if len(steps) == 0 {
+		return p.anywhere(rng)
+	}
+	s := steps[rng.IntN(len(steps))]
+	return p.spoilt(rng, s.from+1+rng.Int64N(s.to-s.from-1), s.to)
 }
 
 // anywhere cuts at any write.
@@ -147,7 +155,11 @@ func (p *powerCuts) report(t *testing.T) {
 	for _, e := range p.replay.log.entries[:p.end] {
 		bytes += e.n
 	}
-	t.Logf("%d entries with %d MiB, %d flushes; %d steps; %d writes were lost or torn", p.end, bytes>>20, len(p.flush), len(p.w.steps), p.hurt)
+	t.Logf("%d entries with %d MiB, %d flushes; %d steps; %d containers were collected; %d writes were lost or torn",
+		p.end, bytes>>20, len(p.flush), len(p.w.steps), p.w.collected, p.hurt)
+	if p.w.collected == 0 || p.hurt == 0 {
+		t.Error("nothing was collected, or nothing was hurt: the story is too short")
+	}
 }
 
 // try cuts the power, and looks at what is left, before and after a collection.

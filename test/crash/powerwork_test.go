@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,9 @@ type powerWork struct {
 	top   string
 	vms   []*vm
 	mount *toldMount
+
+	started   int64 // the position when the daemon was started last
+	collected int   // containers that are gone, or were written anew
 }
 
 // run does everything: backups, a mount that is written to and committed, points that are held, locked,
@@ -31,23 +35,27 @@ type powerWork struct {
 func (w *powerWork) run(t *testing.T) {
 	t.Helper()
 	w.vms = []*vm{newVM(t, w.top, "small", w.rng, 3<<20, 1<<20+512), newVM(t, w.top, "large", w.rng, 16<<20)}
+	w.start(t)
 	for _, phase := range []func(){
-		func() { w.start(t); w.backups(t, 2); w.makeMount(t) },
+		func() { w.backups(t, 2); w.makeMount(t) },
 		func() { w.backups(t, 2); w.writes(t, 200) },
 		func() { w.guards(t); w.commit(t); w.writes(t, 50) },
-		func() { w.stop(t); w.start(t); w.backups(t, 2) },
-		func() { w.expire(t, 3); w.gc(t) },
-		func() { w.together(t); w.guards(t); w.commit(t) },
+		func() { w.stop(t); w.start(t); w.backups(t, 3) },
+		func() { w.expire(t); w.gc(t) },
+		func() { w.guards(t); w.commit(t); w.stop(t); w.start(t) },
+		func() { w.backups(t, 2); w.expire(t); w.together(t) },
 		func() { w.writes(t, 100); w.d.Kill(); w.start(t) },
-		func() { w.backups(t, 2); w.expire(t, 2); w.release(t) },
-		func() { w.stop(t); w.start(t); w.together(t) },
-		func() { w.expire(t, 3); w.gc(t); w.commit(t) },
-		func() { w.stop(t); w.start(t); w.backups(t, 1); w.writes(t, 100) },
-		func() { w.expire(t, 3); w.together(t); w.gc(t) },
+		func() { w.backups(t, 2); w.release(t); w.together(t) },
+		func() { w.stop(t); w.start(t); w.backups(t, 1); w.expire(t) },
+		func() { w.gc(t); w.commit(t); w.together(t); w.stop(t); w.start(t) },
+		func() { w.backups(t, 1); w.expire(t); w.writes(t, 100); w.gc(t) },
 	} {
 		stop := startHost(t, rand.New(rand.NewPCG(w.rng.Uint64(), 8)), filepath.Dir(w.d.Data), host(w.rng.IntN(3)))
+		before := payload(t, w.d.Data)
 		phase()
 		stop()
+		after := payload(t, w.d.Data)
+		w.collected += len(slices.DeleteFunc(before, func(c string) bool { return slices.Contains(after, c) }))
 	}
 }
 
@@ -243,17 +251,23 @@ func (w *powerWork) release(t *testing.T) {
 	t.Fatal("no point is held")
 }
 
-// expire lets n points go, with one command.
-func (w *powerWork) expire(t *testing.T, n int) {
+// expire lets nearly all points go, with one command, that were made before the daemon was started last: the
+// containers that it sealed then are mostly unused.
+func (w *powerWork) expire(t *testing.T) {
 	t.Helper()
 	list := w.free(w.pinned()...)
+	list = slices.DeleteFunc(list, func(p *toldPoint) bool { return p.made.to > w.started })
 	w.rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	if len(list) < 2 {
+		t.Fatal("make more points: none is free")
+	}
+	list = list[1:]
 	args := []string{"expire", "--yes"}
-	for _, p := range list[:max(0, min(n, len(list)-1))] {
+	for _, p := range list {
 		args = append(args, p.ref())
 	}
 	gone := w.step(t, "expire", func() error { return w.ctl(nil, args...) })
-	for _, p := range list[:len(args)-2] {
+	for _, p := range list {
 		p.gone = gone
 	}
 }
@@ -270,10 +284,9 @@ func (w *powerWork) collect() error {
 	return err
 }
 
-// together expires, and does everything else that may run beside a collection.
+// together does everything that may run beside a collection.
 func (w *powerWork) together(t *testing.T) {
 	t.Helper()
-	w.expire(t, 1)
 	rng := func() *rand.Rand { return rand.New(rand.NewPCG(w.rng.Uint64(), 7)) }
 	large, small, writes, visits := rng(), rng(), rng(), rng()
 	var errs errorList
@@ -289,7 +302,7 @@ func (w *powerWork) together(t *testing.T) {
 
 func (w *powerWork) start(t *testing.T) {
 	t.Helper()
-	w.step(t, "start", w.d.TryStart)
+	w.started = w.step(t, "start", w.d.TryStart).to
 }
 
 func (w *powerWork) stop(t *testing.T) {
