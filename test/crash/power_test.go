@@ -56,7 +56,7 @@ func (c powerCut) String() string { return fmt.Sprintf("%d_%s", c.at, c.how) }
 
 func tellStory(t *testing.T, rng *rand.Rand) *powerCuts {
 	t.Helper()
-	top := harness.MemoryDir(t)
+	top := diskDir(t)
 	harness.RemoveWhatever(t, top)
 	disk := newLoggedDisk(t, top, 448)
 	w := &powerWork{
