@@ -1,6 +1,6 @@
-// Package crash holds the faults of the whole system: the real daemon is killed, its files are spoiled, its
-// disk is filled, its sources fail. Whatever happens, what was acknowledged is there and nothing wrong is
-// served.
+// Package crash holds the faults of the whole system: the real daemon is killed, the power of its disk is cut,
+// its files are spoiled, its disk is filled, its sources fail. Whatever happens, what was acknowledged is there
+// and nothing wrong is served.
 //
 // LIVEMOUNT_SEED replays a random test, LIVEMOUNT_SOAK=1 runs them much longer.
 package crash
@@ -13,5 +13,5 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(harness.Main(m, map[string]harness.Role{"writer": writerMain}))
+	os.Exit(harness.Main(m, map[string]harness.Role{"writer": writerMain, "remove": harness.RemoveMain}))
 }

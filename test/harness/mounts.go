@@ -3,11 +3,14 @@ package harness
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,9 +20,17 @@ import (
 // Mounted returns what is mounted at dir and below, the deepest first.
 func Mounted(t testing.TB, dir string) []string {
 	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	list, err := mounted(dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return list
+}
+
+func mounted(dir string) ([]string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
 	}
 	var list []string
 	for line := range strings.Lines(string(b)) {
@@ -29,16 +40,57 @@ func Mounted(t testing.TB, dir string) []string {
 		}
 	}
 	slices.Reverse(list)
-	return list
+	return list, nil
 }
 
 func detachBelow(t testing.TB, dir string) {
 	t.Helper()
-	for _, m := range Mounted(t, dir) {
-		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			t.Errorf("unmount %s: %v", m, err)
+	if err := detach(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+func detach(dir string) error {
+	list, err := mounted(dir)
+	for _, m := range list {
+		if e := unix.Unmount(m, unix.MNT_DETACH); e != nil && !errors.Is(e, unix.EINVAL) {
+			err = errors.Join(err, fmt.Errorf("unmount %s: %w", m, e))
 		}
 	}
+	return err
+}
+
+// RemoveMain is the role of a process that waits until its test is gone, be it killed, and then detaches what
+// is mounted below a folder and removes the folder. A test that mounts a device of its own starts one with
+// RemoveWhatever.
+func RemoveMain(args []string) int {
+	_, _ = io.Copy(io.Discard, os.Stdin) // it ends when the test does
+	if err := errors.Join(detach(args[0]), os.RemoveAll(args[0])); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// RemoveWhatever has dir removed with everything mounted below even if the test is killed, or interrupted.
+// The test binary must give the role "remove" to RemoveMain.
+func RemoveWhatever(t testing.TB, dir string) {
+	t.Helper()
+	c := Child("remove", dir)
+	c.Stderr = os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
+	alive, err := c.StdinPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(alive.Close(), c.Wait()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Loop attaches a loop device to length bytes of a file from offset on (0: to its end).
