@@ -34,9 +34,9 @@ func shapes() []shape {
 }
 
 const (
-	runPages    = 16   // of a run of the first point
+	chunkPages  = 32
 	firstChunks = 8192 // that the first point points to, again and again
-	nextChunks  = 64   // that each later one points to
+	nextChunks  = 32   // that each later one points to
 )
 
 func openStore(ctx context.Context, dir string) (*snapshotchain.Store, error) {
@@ -84,17 +84,28 @@ func (h *shape) add(ctx context.Context, s *snapshotchain.Store, ordinal uint64)
 	return err
 }
 
-// first maps all of the disk, in runs as backups leave them.
+// first maps all of the disk, in runs of 1 to 31 pages, 16 on average: mostly to one chunk after the other, and one in eight
+// to a chunk that was stored before.
 func (h *shape) first(ctx context.Context, s *snapshotchain.Store, k *snapshotchain.DraftDisk, rng *rand.Rand) error {
 	ptrs, err := store(ctx, s, k, rng.Uint64(), firstChunks)
 	if err != nil {
 		return err
 	}
-	runs := make([]snapshotchain.Run, snapshotchain.LeafPages/runPages)
+	at := 0
+	var runs []snapshotchain.Run
 	for n := range h.leaves {
-		for i := range runs {
-			at := (int(n)*len(runs) + i) % len(ptrs)
-			runs[i] = snapshotchain.Run{Page: uint16(i * runPages), Len: runPages, Ptr: ptrs[at]}
+		runs = runs[:0]
+		for page := 0; page < snapshotchain.LeafPages; {
+			random := rng.Uint32()
+			r := snapshotchain.Run{Page: uint16(page), Len: uint16(min(1+int(random%31), snapshotchain.LeafPages-page))}
+			if random>>5%8 == 0 {
+				r.Ptr = ptrs[random>>8%firstChunks]
+			} else {
+				r.Ptr = ptrs[at%firstChunks]
+				at++
+			}
+			page += int(r.Len)
+			runs = append(runs, r)
 		}
 		if err := k.SetLeaf(ctx, uint32(n), runs); err != nil {
 			return err
@@ -118,8 +129,8 @@ func (h *shape) next(ctx context.Context, s *snapshotchain.Store, k *snapshotcha
 	for _, n := range sorted(chosen) {
 		var runs []snapshotchain.Run
 		for _, r := range pieces(rng) {
-			r.Ptr, r.First = ptrs[at/runPages%len(ptrs)], uint16(at%runPages)
-			r.Len = min(r.Len, runPages-r.First)
+			r.Ptr, r.First = ptrs[at/chunkPages%nextChunks], uint16(at%chunkPages)
+			r.Len = min(r.Len, chunkPages-r.First)
 			at += int(r.Len)
 			runs = append(runs, r)
 		}
@@ -154,14 +165,14 @@ func sorted[K cmp.Ordered](set map[K]bool) []K {
 // store puts n chunks that compress to almost nothing.
 func store(ctx context.Context, s *snapshotchain.Store, k *snapshotchain.DraftDisk, seed uint64, n int) ([]chunkstore.Ptr, error) {
 	h := s.Hasher()
-	raw := make([]byte, runPages*chunkstore.PageSize)
+	raw := make([]byte, chunkPages*chunkstore.PageSize)
 	ptrs := make([]chunkstore.Ptr, 0, n)
 	for i := range n {
 		e := chunkstore.Encoded{}
-		for page := range runPages {
+		for page := range chunkPages {
 			p := raw[page*chunkstore.PageSize:][:chunkstore.PageSize]
 			binary.LittleEndian.PutUint64(p, seed)
-			binary.LittleEndian.PutUint64(p[8:], uint64(i*runPages+page+1))
+			binary.LittleEndian.PutUint64(p[8:], uint64(i*chunkPages+page+1))
 			e.Hashes = append(e.Hashes, h.Page(p))
 		}
 		e.ID = h.Chunk(e.Hashes)

@@ -22,6 +22,9 @@ const childStore = "store-child"
 // profileFolder is the variable that says where children leave their CPU profiles.
 const profileFolder = "BENCH_PROFILES"
 
+// daemonMemory is the limit that livemountd gives its heap.
+const daemonMemory = 400 << 20
+
 // work is what a child did; it is written to its standard output.
 type work struct {
 	Steps      []step
@@ -73,13 +76,16 @@ func storeWork(ctx context.Context, what, dir string) error {
 }
 
 func (w *work) do(ctx context.Context, what, dir string) (err error) {
+	debug.SetMemoryLimit(daemonMemory)
 	var s *snapshotchain.Store
 	open := func() error {
 		s, err = openStore(ctx, dir)
 		return err
 	}
+	opened := time.Now()
 	if what == "open" {
 		err = w.measure("open", open)
+		opened = time.Now()
 	} else {
 		err = open()
 	}
@@ -89,10 +95,12 @@ func (w *work) do(ctx context.Context, what, dir string) (err error) {
 	defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 	switch what {
 	case "open":
-		return w.measure("settle", settle)
+		return w.settled(opened)
 	case "mark":
+		settle()
 		return w.collect(ctx, s, true)
 	case "forget":
+		settle()
 		if err := w.measure("expire", func() error { return expireMiddle(ctx, s) }); err != nil {
 			return err
 		}
@@ -106,6 +114,14 @@ func (w *work) do(ctx context.Context, what, dir string) (err error) {
 		}
 	}
 	return fmt.Errorf("nothing to do is named %q", what)
+}
+
+// settled notes what went on in the background after the store was opened.
+func (w *work) settled(opened time.Time) error {
+	var last time.Time
+	err := w.measure("settle", func() error { last = settle(); return nil })
+	w.Steps[len(w.Steps)-1].Wall = max(0, last.Sub(opened))
+	return err
 }
 
 func (w *work) collect(ctx context.Context, s *snapshotchain.Store, dry bool) error {
@@ -132,15 +148,20 @@ func expireMiddle(ctx context.Context, s *snapshotchain.Store) error {
 	return s.Expire(ctx, vm.Name, points[len(points)/2].ID)
 }
 
-// settle waits until what goes on in the background has ended: the process does nothing any more.
-func settle() error {
-	for {
-		before := used()
-		time.Sleep(200 * time.Millisecond)
-		if used()-before < 5*time.Millisecond {
-			return nil
+// settle waits until what goes on in the background has ended, as the compactions that are left of before: until the
+// process has done nothing for some time. It returns when it last did something.
+func settle() time.Time {
+	const quiet = 1500 * time.Millisecond // Badger looks for work within a second after it was opened
+	last := time.Now()
+	for before := used(); time.Since(last) < quiet; {
+		time.Sleep(100 * time.Millisecond)
+		if now := used(); now-before > 3*time.Millisecond {
+			before, last = now, time.Now()
+		} else {
+			before = now
 		}
 	}
+	return last
 }
 
 // measure notes what fn takes of this process: its time, and the peak of its memory, which the kernel is told to forget
