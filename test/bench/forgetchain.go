@@ -29,7 +29,7 @@ func shapes() []shape {
 	return []shape{
 		{name: "tebibyte", disks: 1, leaves: tebibyte / snapshotchain.LeafBytes, points: 1000, changed: tebibyte / snapshotchain.LeafBytes / 100},
 		{name: "wide", disks: 6, leaves: tebibyte / snapshotchain.LeafBytes, points: 1},
-		{name: "deep", disks: 1, leaves: 8192, points: 1000, changed: 819},
+		{name: "deep", disks: 1, leaves: 8192, points: 1000, changed: 2048},
 	}
 }
 
@@ -122,8 +122,8 @@ func (h *shape) next(ctx context.Context, s *snapshotchain.Store, k *snapshotcha
 		return err
 	}
 	chosen := map[int64]bool{}
-	for len(chosen) < h.changed {
-		chosen[rng.Int64N([]int64{h.leaves, h.leaves / 10}[len(chosen)%2])] = true
+	for i := 0; len(chosen) < h.changed; i++ {
+		chosen[rng.Int64N([]int64{h.leaves, h.leaves / 10}[i%2])] = true
 	}
 	at := 0
 	for _, n := range sorted(chosen) {
