@@ -1,6 +1,7 @@
 package snapshotchain
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -26,6 +27,8 @@ type marker struct {
 	lineage LineageID
 	kept    *kept
 	seals   map[Seq]*segment // of this lineage
+	seen    seenLeaves       // of the directory page that is marked now
+	needed  []version        // of the leaf that is marked now, newest first
 	leaf    leafMarker
 	// damaged, unless it is nil, is told of what cannot be read, and the rest is marked all the same.
 	damaged func(error)
@@ -165,15 +168,11 @@ func (m *marker) markDir(ctx context.Context, page uint32, views []*dirCursor) e
 	if err != nil {
 		return err
 	}
-	if err := m.purge.dirs(m.lineage, page, m.kept.upTo, dirs); err != nil {
-		return err
-	}
-	seen, err := m.leavesSeen(ctx, page, dirs)
-	if err != nil {
+	if err := m.leavesSeen(ctx, page, dirs); err != nil {
 		return err
 	}
 	from, to := page*dirLeaves, (page+1)*dirLeaves
-	w := &leafWalk{m: m, ctx: ctx, seen: seen, next: from}
+	w := &leafWalk{m: m, ctx: ctx, next: from}
 	err = m.s.db.Scan(keyLeaf(m.lineage, from, 0), keyLeaf(m.lineage, to, 0), w.entry)
 	if err != nil {
 		return err
@@ -203,33 +202,67 @@ func (m *marker) dirVersions(ctx context.Context, page uint32, views []*dirCurso
 	return list, nil
 }
 
-// leavesSeen returns for each leaf of a directory page the versions that kept points see, ascending.
-func (m *marker) leavesSeen(ctx context.Context, page uint32, dirs []Seq) (*[dirLeaves][]Seq, error) {
-	var seen [dirLeaves][]Seq
-	for _, seq := range dirs {
-		var dp dirPage
+// seenLeaves holds for each leaf of a directory page the versions that kept points see, ascending.
+type seenLeaves [dirLeaves][]Seq
+
+func (s *seenLeaves) clear() {
+	for i := range s {
+		s[i] = s[i][:0]
+	}
+}
+
+func (s *seenLeaves) add(dp *dirPage) {
+	for i, v := range dp {
+		if n := len(s[i]); v != 0 && (n == 0 || s[i][n-1] != v) {
+			s[i] = append(s[i], v)
+		}
+	}
+}
+
+// leavesSeen finds the versions of leaves that kept points see, and purges the versions of the directory page that
+// none of them sees. It reads them in one go, and by their keys only those that Badger does not have.
+func (m *marker) leavesSeen(ctx context.Context, page uint32, dirs []Seq) error {
+	m.seen.clear()
+	var dp dirPage
+	have := make([]bool, len(dirs))
+	err := m.s.db.Scan(keyDir(m.lineage, page, 0), keyDir(m.lineage, page, m.kept.upTo+1), func(key, val []byte, err error) error {
+		if len(key) != 17 {
+			return nil
+		}
+		i, ok := slices.BinarySearch(dirs, Seq(binary.BigEndian.Uint32(key[13:])))
+		if !ok {
+			return m.purge.add(key)
+		}
+		if err == nil && decodeSeqs(val, dp[:]) == nil {
+			have[i] = true
+			m.seen.add(&dp)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, seq := range dirs {
+		if have[i] {
+			continue
+		}
 		err := m.s.mapEntry(ctx, PartDirs, m.lineage, page, seq, func(raw []byte) error { return decodeSeqs(raw, dp[:]) })
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for i, v := range dp {
-			if n := len(seen[i]); v != 0 && (n == 0 || seen[i][n-1] != v) {
-				seen[i] = append(seen[i], v)
-			}
-		}
+		m.seen.add(&dp)
 	}
-	for i := range seen {
-		slices.Sort(seen[i])
-		seen[i] = slices.Compact(seen[i])
+	for i := range m.seen {
+		slices.Sort(m.seen[i])
+		m.seen[i] = slices.Compact(m.seen[i])
 	}
-	return &seen, nil
+	return nil
 }
 
 // leafWalk gathers the versions of one leaf after the other.
 type leafWalk struct {
 	m    *marker
 	ctx  context.Context
-	seen *[dirLeaves][]Seq
 	next uint32 // the leaf whose versions are gathered
 	have []leafEntry
 }
@@ -250,14 +283,14 @@ func (w *leafWalk) entry(key, val []byte, err error) error {
 	if err != nil {
 		val = nil
 	}
-	w.have = append(w.have, leafEntry{Seq(binary.BigEndian.Uint32(key[13:])), append([]byte(nil), val...)})
+	w.have = append(w.have, leafEntry{Seq(binary.BigEndian.Uint32(key[13:])), val})
 	return nil
 }
 
 // upTo marks the leaves before n.
 func (w *leafWalk) upTo(n uint32) error {
 	for ; w.next < n; w.next++ {
-		err := w.m.markLeaf(w.ctx, w.next, w.seen[w.next%dirLeaves], w.have)
+		err := w.m.markLeaf(w.ctx, w.next, w.m.seen[w.next%dirLeaves], w.have)
 		if err != nil {
 			err = fmt.Errorf("lineage %s: leaf %d: %w", w.m.lineage, w.next, err)
 		}
@@ -269,46 +302,67 @@ func (w *leafWalk) upTo(n uint32) error {
 	return nil
 }
 
+// version is a version of a leaf that is needed.
+type version struct {
+	seq Seq
+	*leaf
+}
+
+// find looks for a version among the needed ones: where it is, or belongs.
+func (m *marker) find(seq Seq) (int, bool) {
+	return slices.BinarySearchFunc(m.needed, seq, func(v version, seq Seq) int { return cmp.Compare(seq, v.seq) })
+}
+
 // markLeaf marks what the seen versions of a leaf show, and purges the versions that none of them needs.
 func (m *marker) markLeaf(ctx context.Context, n uint32, seen []Seq, have []leafEntry) error {
-	needed := map[Seq]*leaf{}
+	m.needed = m.needed[:0]
 	for _, seq := range slices.Backward(seen) {
-		if err := m.chain(ctx, n, seq, have, needed); err != nil {
+		if err := m.chain(ctx, n, seq, have); err != nil {
 			return err
 		}
 	}
 	for _, e := range have {
-		if e.seq <= m.kept.upTo && needed[e.seq] == nil {
+		if _, ok := m.find(e.seq); !ok && e.seq <= m.kept.upTo {
 			if err := m.purge.add(keyLeaf(m.lineage, n, e.seq)); err != nil {
 				return err
 			}
 		}
 	}
-	if len(needed) == 0 {
-		return nil
-	}
-	m.leaf.begin()
-	for _, seq := range slices.Sorted(maps.Keys(needed)) {
-		m.pointers += int64(len(needed[seq].runs))
-		m.leaf.lay(needed[seq])
-		if _, ok := slices.BinarySearch(seen, seq); ok {
+	for i, v := range slices.Backward(m.needed) {
+		m.pointers += int64(len(v.runs))
+		_, shown := slices.BinarySearch(seen, v.seq)
+		oldest := i == len(m.needed)-1
+		if len(m.needed) > 1 { // else nothing is laid over it
+			if oldest {
+				m.leaf.begin()
+			}
+			m.leaf.lay(v.leaf)
+		}
+		switch {
+		case shown && oldest:
+			m.leaf.markFirst(v.leaf, m.live)
+		case shown:
 			m.leaf.mark(m.live)
 		}
-		if err := m.need(ctx, PartLeaves, n, seq); err != nil {
+		if err := m.need(ctx, PartLeaves, n, v.seq); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// chain decodes a version and those that it builds upon.
-func (m *marker) chain(ctx context.Context, n uint32, seq Seq, have []leafEntry, needed map[Seq]*leaf) error {
-	for needed[seq] == nil {
+// chain decodes a version and those that it builds upon, down to a full one.
+func (m *marker) chain(ctx context.Context, n uint32, seq Seq, have []leafEntry) error {
+	for {
+		i, ok := m.find(seq)
+		if ok {
+			return nil
+		}
 		v, err := m.version(ctx, n, seq, have)
 		if err != nil {
 			return err
 		}
-		needed[seq] = v
+		m.needed = slices.Insert(m.needed, i, version{seq, v})
 		if v.full {
 			return nil
 		}
@@ -317,7 +371,6 @@ func (m *marker) chain(ctx context.Context, n uint32, seq Seq, have []leafEntry,
 		}
 		seq = v.prev
 	}
-	return nil
 }
 
 func (m *marker) version(ctx context.Context, n uint32, seq Seq, have []leafEntry) (*leaf, error) {
@@ -357,16 +410,11 @@ func (m *marker) markSegments(ctx context.Context, forget func(forgotten) error)
 
 // leafMarker lays versions of a leaf over each other, in ascending order, and marks what can be seen.
 type leafMarker struct {
-	pages [LeafPages]cell
-	fresh []uint16 // pages that changed since the last mark; some twice
+	pages [LeafPages]chunkstore.Ptr // where each is; the zero Ptr for zeroes
+	fresh []uint16                  // pages that changed since the last mark; some twice
 }
 
-// cell is where a page is.
-type cell struct {
-	ptr   chunkstore.Ptr
-	first uint16
-}
-
+// begin forgets the leaf before.
 func (l *leafMarker) begin() {
 	clear(l.pages[:])
 	l.fresh = l.fresh[:0]
@@ -381,13 +429,9 @@ func (l *leafMarker) lay(v *leaf) {
 			clear(l.pages[page:r.Page])
 		}
 		page = r.end()
-		for i := r.Page; i < uint16(r.end()); i++ {
-			c := cell{}
-			if !r.IsZero() {
-				c = cell{r.Ptr, r.First + i - r.Page}
-			}
-			if l.pages[i] != c {
-				l.pages[i] = c
+		for i := r.Page; i < uint16(page); i++ {
+			if l.pages[i] != r.Ptr {
+				l.pages[i] = r.Ptr
 				l.fresh = append(l.fresh, i)
 			}
 		}
@@ -397,11 +441,21 @@ func (l *leafMarker) lay(v *leaf) {
 	}
 }
 
+// markFirst adds what is seen of the oldest version, which is full: all that it says.
+func (l *leafMarker) markFirst(v *leaf, live *slotSet) {
+	for _, r := range v.runs {
+		if !r.IsZero() {
+			live.add(r.Ptr)
+		}
+	}
+	l.fresh = l.fresh[:0]
+}
+
 // mark adds what is seen now and was not when it was called before.
 func (l *leafMarker) mark(live *slotSet) {
 	var last chunkstore.Ptr
 	for _, i := range l.fresh {
-		if p := l.pages[i].ptr; p.Container != 0 && p != last {
+		if p := l.pages[i]; p.Container != 0 && p != last {
 			live.add(p)
 			last = p
 		}
@@ -449,19 +503,6 @@ func (p *purger) flush() error {
 		return nil
 	}
 	return b.Flush()
-}
-
-// dirs removes the versions of a directory page up to upTo but those that are seen.
-func (p *purger) dirs(l LineageID, page uint32, upTo Seq, seen []Seq) error {
-	if p == nil {
-		return nil
-	}
-	return p.db.Scan(keyDir(l, page, 0), keyDir(l, page, upTo+1), func(key, _ []byte, _ error) error {
-		if _, ok := slices.BinarySearch(seen, Seq(binary.BigEndian.Uint32(key[13:]))); ok {
-			return nil
-		}
-		return p.add(key)
-	})
 }
 
 // rest removes what lies behind the last directory page that a kept point has.

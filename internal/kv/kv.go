@@ -184,7 +184,7 @@ func (d *DB) Each(prefix []byte, fn func(key, val []byte, err error) error) (err
 }
 
 // Scan is Each over the keys from the first to before the last, in a transaction of its own: for long walks, which
-// must not keep commits waiting. It begins with what is committed by now.
+// must not keep commits waiting. It begins with what is committed by now. fn may keep what it gets.
 func (d *DB) Scan(from, to []byte, fn func(key, val []byte, err error) error) (err error) {
 	defer recovered(&err, from)
 	txn := d.b.NewTransaction(false)

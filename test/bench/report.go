@@ -28,6 +28,8 @@ type report struct {
 	Mounts    []mountRow        `json:"mounts,omitempty"`
 	NFS       []*nfsRow         `json:"nfs,omitempty"`
 	NFSSlow   nfsSlowRow        `json:"nfs_slow_store"`
+	Forget    []forgetRow       `json:"forget,omitempty"`
+	Disk      diskRow           `json:"disk_read"`
 	Targets   []target          `json:"targets"`
 }
 
@@ -241,6 +243,7 @@ func (r *report) print(w io.Writer) {
 		}
 	}
 	r.printNFS(row)
+	r.printForget(row)
 	fmt.Fprintln(t, "\nTargets")
 	for _, x := range r.Targets {
 		row(x.Name, "want "+x.Want, "got "+x.Got, map[bool]string{true: "met", false: "MISSED"}[x.Met])

@@ -1,0 +1,354 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"livemount/server/api"
+)
+
+// forget measures what letting points go costs, and what reading a whole store again does: expiring a point of a large
+// chain, collecting behind it, scrubbing, and making the metadata again; and one snapshot of a real disk beside borg and
+// restic.
+func (b *bench) forget(ctx context.Context) error {
+	if err := b.forgetReal(ctx); err != nil {
+		return err
+	}
+	if err := b.forgetChain(ctx); err != nil {
+		return err
+	}
+	return b.markShapes(ctx)
+}
+
+// made returns the store of a shape, which is kept below build/ because it takes minutes to make.
+func (b *bench) made(ctx context.Context, shape string) (string, error) {
+	dir := filepath.Join(b.root, "build", "bench-chain-"+shape)
+	_, err := b.onStore(ctx, "grow-"+shape, dir)
+	return dir, err
+}
+
+// forgetChain expires a point in the middle of the chain of 1 TiB, collects, and makes the metadata again.
+func (b *bench) forgetChain(ctx context.Context) error {
+	dir, err := b.made(ctx, "tebibyte")
+	if err != nil {
+		return err
+	}
+	progress("a point of 1 TiB with 1,000 points goes")
+	if err := dropCache(); err != nil {
+		return err
+	}
+	w, err := b.onStore(ctx, "forget", dir)
+	if err != nil {
+		return err
+	}
+	one, all := w.step("expire"), w.step("collect")
+	b.report.addForget("1 TiB, 1,000 points: expire one", forgetRow{}, one.cost)
+	b.report.addForget("1 TiB, 1,000 points: collect", forgetRow{Pointers: w.Collection.Pointers, Purged: w.Collection.PurgedKeys}, all.cost)
+	b.report.below("expire one point of 1 TiB, 1,000 points: CPU", one.CPU, 2*time.Second)
+	if err := b.rebuild(ctx, dir, "1 TiB, 1,000 points", 0); err != nil {
+		return err
+	}
+	return nil
+}
+
+// hundredMillion is what marking is judged by.
+const hundredMillion = 100_000_000
+
+// markShapes marks what all points show without taking anything away.
+func (b *bench) markShapes(ctx context.Context) error {
+	for _, shape := range []string{"wide", "deep"} {
+		dir, err := b.made(ctx, shape)
+		if err != nil {
+			return err
+		}
+		progress("marking of chain %q", shape)
+		if err := dropCache(); err != nil {
+			return err
+		}
+		w, err := b.onStore(ctx, "mark", dir)
+		if err != nil {
+			return err
+		}
+		c, n := w.step("collect").cost, w.Collection.Pointers
+		b.report.addForget("mark, "+shape, forgetRow{Pointers: n}, c)
+		b.report.below("mark 100 million pointers, "+shape+": CPU", time.Duration(float64(c.CPU)*hundredMillion/float64(n)), time.Minute)
+	}
+	return nil
+}
+
+// rebuild removes the metadata of a store and opens it. want is how many MB of containers a second are wanted, 0 for none.
+func (b *bench) rebuild(ctx context.Context, dir, name string, want float64) error {
+	progress("metadata of %s is made again", dir)
+	for _, sub := range []string{"meta", "dedup"} {
+		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+			return err
+		}
+	}
+	bytes, err := allocated(filepath.Join(dir, "containers"))
+	if err == nil {
+		err = dropCache()
+	}
+	if err != nil {
+		return err
+	}
+	w, err := b.onStore(ctx, "open", dir)
+	if err != nil {
+		return err
+	}
+	opened, rest := w.step("open").cost, w.step("settle").cost
+	all := cost{opened.Wall + rest.Wall, opened.CPU + rest.CPU, max(opened.RSS, rest.RSS)}
+	b.report.addForget(name+": metadata made again", forgetRow{Bytes: bytes}, opened)
+	b.report.addForget(name+": and the index of chunks", forgetRow{Bytes: bytes}, all)
+	if want > 0 {
+		b.report.atLeast("metadata made again, MB of containers a second", megabytes(bytes, opened.Wall), want)
+		b.report.atLeast("the same with the index of chunks", megabytes(bytes, all.Wall), want)
+	}
+	return nil
+}
+
+// forgetReal backs the real disk up three times with each program, scrubs and makes the metadata of the store again,
+// and lets the snapshot in the middle go.
+func (b *bench) forgetReal(ctx context.Context) error {
+	disk, data := b.path("forget.raw"), b.path("forget")
+	progress("a copy of the disk and three backups of it with each program")
+	if _, err := command(ctx, "cp", "--sparse=always", b.disk, disk).measure(); err != nil {
+		return err
+	}
+	defer os.Remove(disk) // the folder goes at the end; this makes room
+	borg, restic, err := b.threeOfEach(ctx, data, disk)
+	if err != nil {
+		return err
+	}
+	if err := b.scrubs(ctx, data); err != nil {
+		return err
+	}
+	if err := b.rebuild(ctx, data, "real disk", 200); err != nil {
+		return err
+	}
+	if err := b.forgetOurs(ctx, data); err != nil {
+		return err
+	}
+	return b.forgetPeers(ctx, borg, restic)
+}
+
+func (b *bench) threeOfEach(ctx context.Context, data, disk string) (borgRepo, resticRepo, error) {
+	var borg borgRepo
+	var restic resticRepo
+	d, err := b.daemon(ctx, data)
+	if err != nil {
+		return borg, restic, err
+	}
+	defer d.stop()
+	if borg, restic, err = b.firstOfPeers(ctx, d, disk); err != nil {
+		return borg, restic, err
+	}
+	for i, name := range []string{"two", "three"} {
+		list, err := scatter(disk, uint64(100+i))
+		if err == nil {
+			_, _, err = d.backup(ctx, "vm", disk, &list)
+		}
+		if err == nil {
+			_, err = borg.create(ctx, name, disk)
+		}
+		if err == nil {
+			_, err = restic.backup(ctx, disk)
+		}
+		if err != nil {
+			return borg, restic, err
+		}
+	}
+	return borg, restic, nil
+}
+
+// scrubs reads the containers again in turn with fio, which reads the same files past the page cache.
+func (b *bench) scrubs(ctx context.Context, data string) error {
+	var best work
+	var disk, deep float64
+	for range 3 {
+		progress("scrub, beside fio")
+		for _, depth := range []int{1, 4} {
+			if err := dropCache(); err != nil {
+				return err
+			}
+			got, err := readFolder(ctx, filepath.Join(data, "containers"), depth)
+			if err != nil {
+				return err
+			}
+			if depth == 1 {
+				disk = max(disk, got)
+			} else {
+				deep = max(deep, got)
+			}
+		}
+		if err := dropCache(); err != nil {
+			return err
+		}
+		w, err := b.onStore(ctx, "scrub", data)
+		if err != nil {
+			return err
+		}
+		if w.Bad > 0 {
+			return fmt.Errorf("%d records are bad", w.Bad)
+		}
+		if best.Steps == nil || w.step("scrub").Wall < best.step("scrub").Wall {
+			best = *w
+		}
+	}
+	c := best.step("scrub").cost
+	b.report.addForget("real disk: scrub", forgetRow{Bytes: best.Read}, c)
+	b.report.Disk = diskRow{disk, deep}
+	b.report.atLeast("scrub beside the disk, read in order by 1 MiB", megabytes(best.Read, c.Wall)/disk, 0.8)
+	return nil
+}
+
+// readFolder reads all files of a folder past the page cache, so many pieces of 1 MiB at a time, in MB a second.
+func readFolder(ctx context.Context, dir string, depth int) (float64, error) {
+	list, err := filepath.Glob(filepath.Join(dir, "data", "*", "*"))
+	if err != nil {
+		return 0, err
+	}
+	args := []string{
+		"--output-format=json", "--name=x", "--filename=" + strings.Join(list, ":"), "--rw=read", "--bs=1m", "--direct=1",
+		"--file_service_type=sequential", "--ioengine=libaio", fmt.Sprintf("--iodepth=%d", depth),
+	}
+	out, err := exec.CommandContext(ctx, "fio", args...).Output()
+	if err != nil {
+		return 0, fmt.Errorf("fio of %s: %w: %s", dir, err, out)
+	}
+	var v struct {
+		Jobs []struct {
+			Read struct {
+				BW float64 `json:"bw_bytes"`
+			}
+		}
+	}
+	if err := json.Unmarshal(out, &v); err != nil || len(v.Jobs) != 1 {
+		return 0, fmt.Errorf("fio said %q: %w", out, err)
+	}
+	return v.Jobs[0].Read.BW / 1e6, nil
+}
+
+// forgetOurs expires the point in the middle and collects, with the daemon, whose CPU time is taken.
+func (b *bench) forgetOurs(ctx context.Context, data string) error {
+	before, err := allocated(filepath.Join(data, "containers"))
+	if err == nil {
+		err = dropCache()
+	}
+	if err != nil {
+		return err
+	}
+	d, err := b.daemon(ctx, data)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	had, err := cpu(d.pid())
+	if err != nil {
+		return err
+	}
+	progress("livemount forgets")
+	began := time.Now()
+	if err := d.Do(ctx, "POST", "/v1/points/expire", nil, api.ExpireRequest{Refs: []string{"vm@-1"}}, nil); err != nil {
+		return err
+	}
+	if err := d.run(ctx, "/v1/gc", api.CollectRequest{}); err != nil {
+		return err
+	}
+	c := cost{Wall: time.Since(began)}
+	now, err := cpu(d.pid())
+	if err != nil {
+		return err
+	}
+	c.CPU = now - had
+	if c.RSS, err = peak(d.pid()); err != nil {
+		return err
+	}
+	after, err := allocated(filepath.Join(data, "containers"))
+	b.report.addForget("real disk: livemount, expire and collect", forgetRow{Freed: before - after}, c)
+	return err
+}
+
+// run starts a job and waits for its end.
+func (d *daemon) run(ctx context.Context, path string, req any) error {
+	var j api.Job
+	if err := d.Do(ctx, "POST", path, nil, req, &j); err != nil {
+		return err
+	}
+	for !j.Finished() {
+		if err := d.Do(ctx, "GET", "/v1/jobs/"+j.Job, url.Values{"wait": {"30"}}, nil, &j); err != nil {
+			return err
+		}
+	}
+	if j.Error != nil {
+		return j.Error.Err()
+	}
+	return nil
+}
+
+func (b *bench) forgetPeers(ctx context.Context, borg borgRepo, restic resticRepo) error {
+	ids, err := restic.snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	if len(ids) != 3 {
+		return fmt.Errorf("restic has %d snapshots, not 3", len(ids))
+	}
+	peers := []struct {
+		name, dir string
+		programs  []program
+	}{
+		{"borg delete, compact", borg.dir, []program{
+			borg.borg(ctx, "delete", borg.dir+"::two"), borg.borg(ctx, "compact", "--threshold", "10", borg.dir),
+		}},
+		{"restic forget --prune", restic.dir, []program{restic.restic(ctx, "forget", "--prune", ids[1])}},
+	}
+	for _, p := range peers {
+		progress("%s", p.name)
+		before, err := allocated(p.dir)
+		if err == nil {
+			err = dropCache()
+		}
+		if err != nil {
+			return err
+		}
+		var sum cost
+		for _, x := range p.programs {
+			c, err := x.measure()
+			if err != nil {
+				return err
+			}
+			sum.Wall, sum.CPU, sum.RSS = sum.Wall+c.Wall, sum.CPU+c.CPU, max(sum.RSS, c.RSS)
+		}
+		after, err := allocated(p.dir)
+		if err != nil {
+			return err
+		}
+		b.report.addForget("real disk: "+p.name, forgetRow{Freed: before - after}, sum)
+	}
+	return nil
+}
+
+// snapshots lists the ids of a repository, oldest first.
+func (r resticRepo) snapshots(ctx context.Context) ([]string, error) {
+	p := r.restic(ctx, "snapshots", "--json")
+	out, err := p.cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.cmd, err)
+	}
+	var list []struct{ ID string }
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, s := range list {
+		ids = append(ids, s.ID)
+	}
+	return ids, nil
+}
