@@ -34,15 +34,21 @@ func (a *app) vmsCmd() *cobra.Command {
 }
 
 func (a *app) pointsCmd() *cobra.Command {
-	return &cobra.Command{
+	var unique bool
+	c := &cobra.Command{
 		Use: "points VM", Short: "List the points in time of a VM", Aliases: []string{"snapshots"},
 		Long: `points lists the points in time of a VM, oldest first. Give VM@TIME to see which
-point that is.`,
-		Example: "  mountctl points web\n  mountctl points web@2h-ago --output json", Args: args(1, 1),
+point that is. UNIQUE is what is stored for one point alone: what would come back if it
+went. --unique finds that out, which takes a moment in a large store; else it is as of
+the last time.`,
+		Example: "  mountctl points web\n  mountctl points web --unique\n  mountctl points web@2h-ago --output json", Args: args(1, 1),
 		RunE: func(c *cobra.Command, list []string) error {
 			q := url.Values{"vm": {list[0]}}
 			if strings.Contains(list[0], "@") {
 				q = url.Values{"ref": {list[0]}}
+			}
+			if unique {
+				q.Set("unique", "1")
 			}
 			var v api.Points
 			if err := a.call(c.Context(), "GET", "/v1/points", q, nil, &v); err != nil {
@@ -51,10 +57,12 @@ point that is.`,
 			return a.show(&v, func(w io.Writer) { pointTable(w, v.Points) })
 		},
 	}
+	c.Flags().BoolVar(&unique, "unique", false, "find out what is stored for each point alone")
+	return c
 }
 
 func pointTable(w io.Writer, points []api.Point) {
-	rows := [][]string{{"POINT", "TIME", "DISKS", "SIZE", "CHANGED", "STORED", "CONFIG", "MOUNTS", "KEPT"}}
+	rows := [][]string{{"POINT", "TIME", "DISKS", "SIZE", "CHANGED", "STORED", "UNIQUE", "CONFIG", "MOUNTS", "KEPT"}}
 	for _, p := range points {
 		var names []string
 		var total, changed, stored int64
@@ -62,12 +70,15 @@ func pointTable(w io.Writer, points []api.Point) {
 			names = append(names, d.Name)
 			total, changed, stored = total+d.SizeBytes, changed+d.ChangedBytes, stored+d.StoredBytes
 		}
-		config := "-"
+		config, unique := "-", "-"
+		if p.UniqueBytes != nil {
+			unique = size(*p.UniqueBytes)
+		}
 		if p.Config != nil {
 			config = p.Config.Name
 		}
 		rows = append(rows, []string{
-			short(p.Point), when(p.Time), strings.Join(names, ","), size(total), size(changed), size(stored), config, strconv.Itoa(len(p.Mounts)), keptBy(&p),
+			short(p.Point), when(p.Time), strings.Join(names, ","), size(total), size(changed), size(stored), unique, config, strconv.Itoa(len(p.Mounts)), keptBy(&p),
 		})
 	}
 	table(w, rows)

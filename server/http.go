@@ -242,6 +242,11 @@ func (s *Server) getVMs(*http.Request) (int, any, error) {
 func (s *Server) getPoints(r *http.Request) (int, any, error) {
 	mounts := s.mountsByPoint()
 	out := api.Points{Points: []api.Point{}}
+	if r.URL.Query().Get("unique") != "" {
+		if err := s.store.Measure(r.Context()); err != nil {
+			return 0, nil, err
+		}
+	}
 	if ref := r.URL.Query().Get("ref"); ref != "" {
 		vm, p, err := s.store.Resolve(r.Context(), ref, s.clock.Now(), time.Local)
 		if err != nil {
@@ -283,6 +288,9 @@ func (s *Server) pointView(vm string, p *snapshotchain.Point, mounts map[string]
 	}
 	if p.Config != nil {
 		v.Config = &api.PointConfig{Name: p.Config.Name, SizeBytes: p.Config.SizeBytes}
+	}
+	if n, ok := s.store.UniqueBytes(p); ok {
+		v.UniqueBytes = &n
 	}
 	g := s.store.GuardOf(p)
 	for _, h := range g.Holds {

@@ -34,13 +34,16 @@ type keeping struct {
 	lineages map[LineageID]*kept
 	configs  []chunkstore.Ptr // of points
 	points   uint64
+	ids      []PointID
+	viewers  map[diskAt]uint32 // which point has a disk, counted from 1
+	bases    map[diskAt]bool   // what others stand on
 }
 
 // whatIsKept finds out what is needed: what points have, what is pinned or open, and what those stand on. From when
 // it returns nothing else can be opened any more. Points that are made meanwhile are newer than upTo; those that are
 // expired meanwhile are kept, or were not in use when it looked.
 func (s *Store) whatIsKept(ctx context.Context) (*keeping, error) {
-	k := &keeping{lineages: map[LineageID]*kept{}}
+	k := &keeping{lineages: map[LineageID]*kept{}, viewers: map[diskAt]uint32{}, bases: map[diskAt]bool{}}
 	vms := s.startKeeping(k)
 	for _, id := range vms {
 		_, points, err := s.PointsOf(ctx, id)
@@ -75,8 +78,10 @@ func (s *Store) isGone(id VMID) bool {
 }
 
 func (k *keeping) point(p *Point) {
-	for i := range p.Disks {
-		k.keep(p.Disks[i].Lineage, p.Disks[i].Seq)
+	k.ids = append(k.ids, p.ID)
+	for _, key := range disksAt(p) {
+		k.keep(key.lineage, key.seq)
+		k.viewers[key] = uint32(len(k.ids))
 	}
 	if p.Config != nil {
 		k.configs = append(k.configs, p.Config.Ptr)
@@ -125,6 +130,7 @@ func (s *Store) keepBases(ctx context.Context, k *keeping) error {
 			}
 			if sl.Base != nil {
 				k.keep(sl.Base.Lineage, sl.Base.Seq)
+				k.bases[diskAt{sl.Base.Lineage, sl.Base.Seq}] = true
 			}
 		}
 	}

@@ -23,6 +23,7 @@ type marker struct {
 	keep  *keeping
 	live  *slotSet
 	purge *purger // nil to leave Badger as it is
+	own   *owners // nil not to find out what is a point's own
 
 	lineage LineageID
 	kept    *kept
@@ -183,11 +184,13 @@ func (m *marker) markDir(ctx context.Context, page uint32, views []*dirCursor) e
 // dirVersions returns the versions of a directory page that kept points see, ascending.
 func (m *marker) dirVersions(ctx context.Context, page uint32, views []*dirCursor) ([]Seq, error) {
 	var list []Seq
-	for _, v := range views {
+	m.own.dir()
+	for i, v := range views {
 		seq, err := v.next()
 		if err != nil {
 			return nil, err
 		}
+		m.own.sees(diskAt{m.lineage, m.kept.seqs[i]}, seq)
 		if seq != 0 && (len(list) == 0 || list[len(list)-1] != seq) {
 			list = append(list, seq)
 		}
@@ -236,6 +239,7 @@ func (m *marker) leavesSeen(ctx context.Context, page uint32, dirs []Seq) error 
 		if err == nil && decodeSeqs(val, dp[:]) == nil {
 			have[i] = true
 			m.seen.add(&dp)
+			m.own.leaves(dirs[i], &dp)
 		}
 		return nil
 	})
@@ -251,6 +255,7 @@ func (m *marker) leavesSeen(ctx context.Context, page uint32, dirs []Seq) error 
 			return err
 		}
 		m.seen.add(&dp)
+		m.own.leaves(seq, &dp)
 	}
 	for i := range m.seen {
 		slices.Sort(m.seen[i])
@@ -328,6 +333,7 @@ func (m *marker) markLeaf(ctx context.Context, n uint32, seen []Seq, have []leaf
 			}
 		}
 	}
+	m.own.leaf(n, m.needed)
 	for i, v := range slices.Backward(m.needed) {
 		m.pointers += int64(len(v.runs))
 		_, shown := slices.BinarySearch(seen, v.seq)

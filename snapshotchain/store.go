@@ -87,6 +87,7 @@ type Store struct {
 	broken error           // Badger or the journal failed: no more changes until the store is opened again
 	damage []string
 	bad    map[chunkstore.Ptr]*badRecord
+	usage  Usage
 }
 
 // leafKey names a version of a leaf or of a directory page.

@@ -121,6 +121,7 @@ type Point struct {
 	Mounts      []string     `json:"mounts,omitempty"`
 	Holds       []Hold       `json:"holds,omitempty"`
 	LockedUntil *time.Time   `json:"locked_until,omitempty"` // by the store's clock
+	UniqueBytes *int64       `json:"unique_bytes,omitempty"` // stored, that only this point needs; not there when that is not known
 }
 
 // Hold keeps a point until it is released.

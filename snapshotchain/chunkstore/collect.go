@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"livemount/internal/errs"
 )
@@ -56,13 +57,13 @@ func (s *Store) Usage(ctx context.Context, id ContainerID, live func(slot uint32
 	return u, err
 }
 
-// EachSlot calls fn with the stored bytes of each record of a sealed container.
+// EachSlot calls fn with the stored bytes of each record of a container.
 func (s *Store) EachSlot(ctx context.Context, id ContainerID, fn func(slot uint32, bytes int64)) error {
 	c, err := s.container(id)
 	if err != nil {
 		return err
 	}
-	slots, err := s.slots(ctx, c)
+	slots, err := s.slotsNow(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -72,6 +73,19 @@ func (s *Store) EachSlot(ctx context.Context, id ContainerID, fn func(slot uint3
 		}
 	}
 	return nil
+}
+
+// slotsNow returns the slots of a container, also of one that is appended to.
+func (s *Store) slotsNow(ctx context.Context, c *container) ([]slot, error) {
+	c.mu.Lock()
+	app := c.app
+	c.mu.Unlock()
+	if app == nil {
+		return s.slots(ctx, c)
+	}
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	return slices.Clone(app.slots), nil
 }
 
 // IsFreed reports whether a record was collected: its slot holds nothing.
