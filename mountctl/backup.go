@@ -19,6 +19,7 @@ import (
 type backupFlags struct {
 	disks, changed []string
 	full, detach   bool
+	noSpaceCheck   bool
 	config         string
 	compression    string
 	formats        []string
@@ -56,6 +57,7 @@ With several disks it is given for each: --changed sda=FILE.`,
 	c.Flags().StringArrayVar(&f.formats, "format", nil, "[NAME=]raw|qcow2 (default: by the name, .qcow2 is qcow2)")
 	c.Flags().StringVar(&f.backingDir, "backing-dir", "", "follow backing files of qcow2 images inside this folder")
 	c.Flags().StringVar(&f.compression, "compression", "", "fast, default or best (default: livemountd's setting)")
+	c.Flags().BoolVar(&f.noSpaceCheck, "no-space-check", false, "begin a first backup also when there seems to be too little room")
 	c.Flags().BoolVar(&f.detach, "detach", false, "do not wait; print the job")
 	c.RunE = func(c *cobra.Command, list []string) error { return a.backup(c.Context(), list[0], &f) }
 	return c
@@ -100,7 +102,7 @@ func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, erro
 	if len(f.disks) == 0 {
 		return nil, errs.WithTry(errs.New(errs.Invalid, "no disk was named"), "mountctl backup %s --disk sda=/images/%s.raw", vm, vm)
 	}
-	req := &api.BackupRequest{VM: vm, Full: f.full, Compression: f.compression}
+	req := &api.BackupRequest{VM: vm, Full: f.full, Compression: f.compression, SkipSpaceCheck: f.noSpaceCheck}
 	for _, d := range f.disks {
 		name, source, ok := strings.Cut(d, "=")
 		if !ok || name == "" || source == "" {

@@ -45,6 +45,11 @@ func (s *Server) startBackup(req *api.BackupRequest) (*job, error) {
 			}
 			r.VM = now.Name
 		}
+		if !req.SkipSpaceCheck {
+			if err := s.checkSpace(ctx, r); err != nil {
+				return nil, err
+			}
+		}
 		p, err := ingest.Run(ctx, s.store, *r, &c, step)
 		if err != nil {
 			return nil, err

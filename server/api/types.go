@@ -26,6 +26,8 @@ type BackupRequest struct {
 	Config *ConfigFile  `json:"config,omitempty"`
 	// Compression is fast, default or best; empty is livemountd's setting.
 	Compression string `json:"compression,omitempty"`
+	// SkipSpaceCheck begins also when there seems to be too little room.
+	SkipSpaceCheck bool `json:"skip_space_check,omitempty"`
 }
 
 // DiskSource says where the bytes of a disk are: a path on the server's machine.
