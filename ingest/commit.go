@@ -83,6 +83,10 @@ func (c *committer) setBelow(ctx context.Context, open int64) error {
 		runs := c.leaves[n]
 		delete(c.leaves, n)
 		sort.Slice(runs, func(i, j int) bool { return runs[i].Page < runs[j].Page })
+		runs, err := c.gather(ctx, uint32(n), runs)
+		if err != nil {
+			return err
+		}
 		if err := c.r.dst.SetLeaf(ctx, uint32(n), runs); err != nil {
 			return err
 		}

@@ -178,7 +178,7 @@ func (m *machine) faulty() vfs.FS {
 func (m *machine) open() {
 	m.ops.Store(-1)
 	s, err := snapshotchain.Open(context.Background(), snapshotchain.Options{
-		Dir: m.dir, FS: m.faulty(), Containers: "/c", Clock: m.clock, ContainerBytes: 192 << 10, ChunkCache: 1 << 20, LeafCache: 1 << 20,
+		Dir: m.dir, FS: m.faulty(), Containers: "/c", Clock: m.clock, ContainerBytes: 192 << 10, ChunkCache: 1 << 20, LeafCache: 1 << 20, ScatterLimit: 5,
 	})
 	if err != nil {
 		m.t.Fatalf("open: %v", err)

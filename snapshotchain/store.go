@@ -32,6 +32,7 @@ type Options struct {
 	Admit          func(n int64) error // asked before containers grow by n bytes; nil is always
 	AdmitFreeing   func(n int64) error // the same for one that is written anew to free more than that; nil is Admit
 	AdmitCommit    func() error        // asked before a change is recorded; nil is always
+	ScatterLimit   int                 // chunks that 8 MiB of a disk may lie in before they are gathered; default 400
 	Gate           *gate.Gate          // shares the machine with guests; nil lets everybody run
 	// CatchUp is by how much the store's clock comes nearer to the machine's in each unit of running time; default 1.
 	CatchUp float64
@@ -46,6 +47,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.AdmitCommit == nil {
 		o.AdmitCommit = func() error { return nil }
+	}
+	if o.ScatterLimit == 0 {
+		o.ScatterLimit = scatterLimit
 	}
 	if o.CatchUp == 0 {
 		o.CatchUp = 1
