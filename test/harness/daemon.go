@@ -202,6 +202,12 @@ type Result struct {
 	Out, Err string
 }
 
+// Fsck checks the store of a stopped daemon, which must be good.
+func (d *Daemon) Fsck() {
+	d.t.Helper()
+	Run(d.t, binary("livemountd"), "fsck", "--data", d.Data)
+}
+
 // Ctl runs mountctl.
 func (d *Daemon) Ctl(args ...string) Result {
 	d.t.Helper()
