@@ -7,6 +7,7 @@ import (
 
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 // State is what has been committed of a container. It is kept by whoever commits (in the journal and in
@@ -33,12 +34,13 @@ type container struct {
 	gen  uint32
 	path string
 
-	mu    sync.Mutex
-	class Class
-	state State     // committed
-	owner DraftID   // the Writer that may append to it; its records are nobody else's
-	app   *appender // while it is open for appending
-	lost  bool      // a failed sync: never appended to again
+	mu     sync.Mutex
+	class  Class
+	state  State         // committed
+	owner  DraftID       // the Writer that may append to it; its records are nobody else's
+	app    *appender     // while it is open for appending
+	lost   bool          // a failed sync: never appended to again
+	sealer *keyring.File // its key, once it is known
 	// condemned says that its unused records are about to go: nothing new may point into it.
 	condemned bool
 }
@@ -49,6 +51,7 @@ type appender struct {
 	file vfs.File
 	hdr  header
 	seed seed
+	key  *keyring.File // nil when the store is not encrypted
 
 	mu    sync.Mutex
 	buf   []byte // records not yet written to the file
@@ -59,12 +62,19 @@ type appender struct {
 	end   int64 // end of the records once the footer was appended
 	fast  bool
 	freed uint32
-	err   error // a failed write: the tail of the file is undefined
+	crypt []byte // the payload that is being encrypted
+	bound []byte // and what is authenticated with it
+	err   error  // a failed write: the tail of the file is undefined
 }
 
 const appendBuffer = 1 << 20
 
-func createContainer(fsys vfs.FS, name string, h header) (*container, error) {
+func (s *Store) createContainer(file string, h header) (*container, error) {
+	fsys, name := s.opts.FS, path.Join(s.opts.Dir, file)
+	key, err := s.newSealer(&h)
+	if err != nil {
+		return nil, err
+	}
 	if err := makeDurableDir(fsys, path.Dir(name)); err != nil {
 		return nil, err
 	}
@@ -75,9 +85,9 @@ func createContainer(fsys vfs.FS, name string, h header) (*container, error) {
 	if err := fsys.SyncDir(path.Dir(name)); err != nil {
 		return nil, errors.Join(err, f.Close(), fsys.Remove(name))
 	}
-	c := &container{id: h.id, gen: h.gen, path: name, class: h.class, owner: h.draft}
+	c := &container{id: h.id, gen: h.gen, path: name, class: h.class, owner: h.draft, sealer: key}
 	c.state = State{ID: h.id, Gen: h.gen, Class: h.class}
-	c.app = &appender{c: c, file: f, hdr: h, seed: newSeed(h.store, h.id), buf: h.encode()}
+	c.app = &appender{c: c, file: f, hdr: h, key: key, seed: newSeed(h.store, h.id), buf: h.encode()}
 	return c, nil
 }
 
@@ -112,6 +122,12 @@ func (a *appender) append(r *record) (uint32, error) {
 		return 0, a.err
 	}
 	r.slot = uint32(len(a.slots))
+	if a.key != nil {
+		plain := r.payload
+		a.crypt, a.bound = sealRecord(a.key, &a.hdr, r, a.crypt, a.bound)
+		r.payload = a.crypt
+		defer func() { r.payload, r.flags = plain, r.flags&^flagEncrypted }()
+	}
 	off := a.endLocked()
 	a.buf = appendRecord(a.buf, a.seed, r)
 	a.slots = append(a.slots, slot{

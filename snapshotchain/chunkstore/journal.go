@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path"
 	"sync"
@@ -42,7 +43,7 @@ func (j *Journal) Append(payload []byte) (uint64, error) {
 		return 0, errs.New(errs.Invalid, "change of %d bytes is too large for the journal", len(payload))
 	}
 	r := &record{kind: KindJournal, codec: codec, payload: stored, rawLen: len(payload)}
-	if err := j.room(storedLen(0, len(stored))); err != nil {
+	if err := j.room(storedLen(0, len(stored)+j.s.overhead())); err != nil {
 		return 0, err
 	}
 	binary.LittleEndian.PutUint64(r.id[:], j.next)
@@ -94,8 +95,12 @@ func (j *Journal) undo(app *appender, before State, cause error) error {
 		j.err = fmt.Errorf("%w (and the cut behind it: %v)", cause, err)
 		return j.err
 	}
-	if before.Slots == 0 { // the header may be missing in the file: begin a new container next time
+	switch {
+	case before.Slots == 0: // the header may be missing in the file: begin a new container next time
 		j.c = nil
+	case j.s.opts.Keys != nil: // the slot must not be sealed again
+		j.c = nil
+		return errors.Join(cause, app.file.Close())
 	}
 	return cause
 }
@@ -186,7 +191,7 @@ func (j *Journal) readContainer(ctx context.Context, c *container, from uint64, 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := j.readSlot(sd, b, sl, c, from, rep, fn); err != nil {
+		if err := j.readSlot(ctx, sd, b, sl, c, from, rep, fn); err != nil {
 			return err
 		}
 	}
@@ -245,7 +250,7 @@ func (s *Store) SettleJournal(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (j *Journal) readSlot(sd seed, b []byte, sl slot, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {
+func (j *Journal) readSlot(ctx context.Context, sd seed, b []byte, sl slot, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {
 	if sl.len == 0 {
 		return nil // the gap in the numbers tells
 	}
@@ -261,6 +266,13 @@ func (j *Journal) readSlot(sd seed, b []byte, sl slot, c *container, from uint64
 		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal records %d to %d are missing before offset %d of container %s", want, n-1, sl.off, c.id))
 	}
 	rep.Last = n
+	if err := j.s.unseal(ctx, c, r, false); err != nil {
+		if !errs.Is(err, errs.Corrupt) {
+			return err
+		}
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal record %d: %v", n, err))
+		return nil
+	}
 	payload, err := j.s.codecs.decode(r.codec, r.payload, r.rawLen)
 	if err != nil {
 		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal record %d: %v", n, err))

@@ -139,6 +139,8 @@ type trailer struct {
 	tableCRC, idsCRC uint32
 	id               ContainerID
 	gen              uint32
+	keyID            uint32
+	salt             [32]byte
 }
 
 func parseTrailer(b []byte, fileSize int64) (*trailer, error) {
@@ -151,7 +153,7 @@ func parseTrailer(b []byte, fileSize int64) (*trailer, error) {
 	}
 	t := &trailer{
 		off: int64(le.Uint64(b[8:])), count: int(le.Uint32(b[16:])), tableCRC: le.Uint32(b[20:]),
-		id: ContainerID(le.Uint64(b[24:])), gen: le.Uint32(b[32:]), idsCRC: le.Uint32(b[72:]),
+		id: ContainerID(le.Uint64(b[24:])), gen: le.Uint32(b[32:]), keyID: le.Uint32(b[36:]), salt: [32]byte(b[40:72]), idsCRC: le.Uint32(b[72:]),
 	}
 	if t.count > maxSlots || t.off < headerBytes || t.off+int64(t.count)*(slotBytes+32)+trailerBytes != fileSize {
 		return nil, errs.New(errs.Corrupt, "container footer with impossible lengths")

@@ -143,6 +143,9 @@ func (s *Store) readRecordOf(ctx context.Context, c *container, p Ptr, kind Reco
 	if r.slot != p.Slot || r.kind != kind {
 		return nil, errs.New(errs.Corrupt, "record of slot %d and kind %d in the place of slot %d", r.slot, r.kind, p.Slot)
 	}
+	if err := s.unseal(ctx, c, r, true); err != nil {
+		return nil, err
+	}
 	if r.rawLen == len(into) && r.rawLen > 0 {
 		return into, s.codecs.decodeInto(r.codec, r.payload, into)
 	}

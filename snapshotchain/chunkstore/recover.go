@@ -161,7 +161,11 @@ func (s *Store) cutAndSeal(ctx context.Context, c *container, f truncater, rec *
 		return err
 	}
 	h, err := parseContainerHeader(b)
-	if err != nil { // only its salt is lost, and that only matters with encryption
+	if err != nil && s.opts.Keys != nil { // without its salt nothing in it can be read
+		rec.Damage = append(rec.Damage, fmt.Sprintf("container %s: %v", c.id, err))
+		return nil
+	}
+	if err != nil {
 		h = &header{class: c.class, store: s.opts.Store, id: c.id, gen: c.gen}
 	}
 	res := scan(newSeed(s.opts.Store, c.id), b)

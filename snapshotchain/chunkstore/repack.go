@@ -65,7 +65,7 @@ func (s *Store) Repack(ctx context.Context, id ContainerID, want Wanted) (*Repac
 			return nil, err
 		}
 	}
-	c, err := createContainer(s.opts.FS, next+newSuffix, header{
+	c, err := s.createContainer(fileName(old.class, id, st.Gen+1)+newSuffix, header{
 		class: old.class, store: s.opts.Store, id: id, gen: st.Gen + 1, created: s.opts.Clock.Now().UnixNano(),
 	})
 	if err != nil {
@@ -197,6 +197,10 @@ func (s *Store) recordOf(ctx context.Context, c *container, n uint32, sl slot) (
 	if r.slot != n {
 		return nil, nil, errs.New(errs.Corrupt, "record of slot %d in the place of slot %d", r.slot, n)
 	}
+	if err := s.unseal(ctx, c, r, true); err != nil {
+		return nil, nil, err
+	}
+	r.flags &^= flagEncrypted
 	raw, err := s.codecs.decode(r.codec, r.payload, r.rawLen)
 	return r, raw, err
 }

@@ -13,6 +13,7 @@ import (
 	"livemount/internal/clock"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 // Options say how a Store is opened. FS, Dir, Store and Clock must be set.
@@ -20,7 +21,8 @@ type Options struct {
 	FS     vfs.FS
 	Dir    string // of the containers
 	Store  StoreID
-	Secret []byte // of the hash keys; the store id when nil
+	Secret []byte        // of the hash keys; the store id when nil
+	Keys   *keyring.Keys // of an encrypted store; Secret is theirs then
 	Clock  clock.Clock
 	Log    *slog.Logger
 
@@ -37,6 +39,9 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
+	if o.Keys != nil {
+		o.Secret = o.Keys.HashSecret()
+	}
 	if o.Secret == nil {
 		o.Secret = o.Store[:]
 	}
@@ -208,7 +213,7 @@ func (s *Store) newContainer(class Class, draft DraftID, firstSeq uint64) (*cont
 	id := s.nextID
 	s.nextID++
 	s.mu.Unlock()
-	c, err := createContainer(s.opts.FS, path.Join(s.opts.Dir, fileName(class, id, 0)), header{
+	c, err := s.createContainer(fileName(class, id, 0), header{
 		class: class, store: s.opts.Store, id: id, created: s.opts.Clock.Now().UnixNano(), draft: draft, firstSeq: firstSeq,
 	})
 	if err != nil {

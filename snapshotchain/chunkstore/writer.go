@@ -119,7 +119,7 @@ func (w *Writer) append(ctx context.Context, class Class, r *record) (Ptr, error
 	if err := firstError(ctx.Err(), w.failure()); err != nil {
 		return Ptr{}, err
 	}
-	n := storedLen(len(r.aux), len(r.payload))
+	n := storedLen(len(r.aux), len(r.payload)+w.s.overhead())
 	if err := w.s.opts.Admit(int64(n)); err != nil {
 		return Ptr{}, err
 	}
@@ -287,7 +287,11 @@ func (s *Store) restore(l *lease) error {
 	l.c.owner = 0
 	reuse := err == nil && !l.c.lost
 	l.c.mu.Unlock()
-	if reuse {
+	switch {
+	case !reuse:
+	case s.opts.Keys != nil: // slots that were cut off must not be sealed again
+		err = s.sealContainer(l.c)
+	default:
 		s.giveBack(l.c)
 	}
 	return err

@@ -28,7 +28,7 @@ func table() map[string][]string {
 		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs"},
 		"blockdev/nbd":       {"blockdev", "internal/clock", "internal/errs"},
 
-		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs"},
+		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "keyring"},
 		"snapshotchain": {
 			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/gate", "internal/kv", "internal/vfs", "snapshotchain/chunkstore",
 		},
