@@ -207,7 +207,7 @@ func (c *checker) metadata() error {
 		c.note("%s is missing: it is made again at the next start", dir)
 		return nil
 	}
-	if err := kv.Verify(dir); err != nil {
+	if err := kv.Verify(dir, c.s.metaKey); err != nil {
 		if !errs.Is(err, errs.Corrupt) {
 			return err
 		}

@@ -26,6 +26,7 @@ import (
 	"livemount/internal/clock"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 	"livemount/snapshotchain"
 )
 
@@ -150,8 +151,9 @@ type machine struct {
 	n     int
 	store *snapshotchain.Store
 	clock *clock.Fixed
-	ops   atomic.Int64 // operations on files until one fails; negative never
-	older string       // a copy of Badger's folder of an earlier moment
+	keys  *keyring.Keys // nil when the store is not encrypted
+	ops   atomic.Int64  // operations on files until one fails; negative never
+	older string        // a copy of Badger's folder of an earlier moment
 
 	disks  map[string]map[string]*sparse // VM or branch, disk
 	from   map[string]branch             // branches
@@ -178,7 +180,7 @@ func (m *machine) faulty() vfs.FS {
 func (m *machine) open() {
 	m.ops.Store(-1)
 	s, err := snapshotchain.Open(context.Background(), snapshotchain.Options{
-		Dir: m.dir, FS: m.faulty(), Containers: "/c", Clock: m.clock, ContainerBytes: 192 << 10, ChunkCache: 1 << 20, LeafCache: 1 << 20, ScatterLimit: 5,
+		Dir: m.dir, Keys: m.keys, FS: m.faulty(), Containers: "/c", Clock: m.clock, ContainerBytes: 192 << 10, ChunkCache: 1 << 20, LeafCache: 1 << 20, ScatterLimit: 5,
 	})
 	if err != nil {
 		m.t.Fatalf("open: %v", err)
@@ -488,6 +490,15 @@ func newMachine(t *rapid.T, root string) *machine {
 	}
 	if err := m.fs.MkdirAll("/c"); err != nil {
 		t.Fatal(err)
+	}
+	if rapid.IntRange(0, 2).Draw(t, "encrypted") == 2 {
+		secret, err := keyring.KeyFile(keyring.NewKeyFile())
+		if err == nil {
+			_, m.keys, err = keyring.Create([16]byte{1}, keyring.NewSlot{Secret: secret, Created: m.clock.T})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i := range rapid.IntRange(1, 2).Draw(t, "vms") {
 		vm := fmt.Sprintf("vm%d", i)

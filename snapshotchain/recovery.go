@@ -36,7 +36,7 @@ func (s *Store) tryMeta(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	db, err := kv.Open(kv.Options{Dir: dir, Sync: true, Log: s.opts.Log})
+	db, err := kv.Open(kv.Options{Dir: dir, Sync: true, Log: s.opts.Log, Key: s.metaKey})
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (s *Store) fill(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	db, err := kv.Open(kv.Options{Dir: dir, Sync: false, Log: s.opts.Log})
+	db, err := kv.Open(kv.Options{Dir: dir, Sync: false, Log: s.opts.Log, Key: s.metaKey})
 	if err != nil {
 		return err
 	}

@@ -15,13 +15,15 @@ import (
 	"livemount/internal/gate"
 	"livemount/internal/kv"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 	"livemount/snapshotchain/chunkstore"
 )
 
 // Options say how a Store is opened. Dir, FS and Clock must be set.
 type Options struct {
-	Dir   string // on the machine's file system: Badger is there, and, unless Containers is set, the containers
-	FS    vfs.FS // holds the containers
+	Dir   string        // on the machine's file system: Badger is there, and, unless Containers is set, the containers
+	FS    vfs.FS        // holds the containers
+	Keys  *keyring.Keys // of an encrypted store
 	Clock clock.Clock
 	Log   *slog.Logger
 
@@ -61,18 +63,19 @@ func (o *Options) setDefaults() {
 
 // Store is an open store. One process owns it.
 type Store struct {
-	opts   Options
-	id     chunkstore.StoreID
-	lock   *os.File
-	db     *kv.DB
-	chunks *chunkstore.Store
-	leaves *cache.Cache[leafKey, []Run]
-	dirs   *cache.Cache[leafKey, *dirPage]
-	hashes *cache.Cache[chunkstore.Ptr, []chunkstore.PageHash]
-	points *cache.Cache[pointsKey, []Point]
-	ahead  *ahead
-	pins   *pins
-	clock  *storeClock // set once, when the catalogue is there
+	opts    Options
+	id      chunkstore.StoreID
+	metaKey []byte // of Badger; nil when the store is not encrypted
+	lock    *os.File
+	db      *kv.DB
+	chunks  *chunkstore.Store
+	leaves  *cache.Cache[leafKey, []Run]
+	dirs    *cache.Cache[leafKey, *dirPage]
+	hashes  *cache.Cache[chunkstore.Ptr, []chunkstore.PageHash]
+	points  *cache.Cache[pointsKey, []Point]
+	ahead   *ahead
+	pins    *pins
+	clock   *storeClock // set once, when the catalogue is there
 
 	distrusted bool // the journal has gaps; set while the store is opened
 	later      later
@@ -150,8 +153,14 @@ func (s *Store) start(ctx context.Context) error {
 }
 
 func (s *Store) openChunks(onBad func(chunkstore.Ptr, error)) (err error) {
+	if s.opts.Keys != nil {
+		if s.metaKey, err = s.opts.Keys.MetaKey(s.opts.Keys.Newest()); err != nil {
+			return err
+		}
+	}
 	s.chunks, err = chunkstore.Open(chunkstore.Options{
 		FS: s.opts.FS, Dir: s.opts.Containers, Store: s.id, Clock: s.opts.Clock, Log: s.opts.Log,
+		Keys: s.opts.Keys, DedupKey: s.metaKey,
 		DedupDir: filepath.Join(s.opts.Dir, "dedup"), ContainerBytes: s.opts.ContainerBytes,
 		CacheBytes: s.opts.ChunkCache, Admit: s.opts.Admit, AdmitFreeing: s.opts.AdmitFreeing, OnBad: onBad,
 	})

@@ -29,9 +29,10 @@ import (
 // Options say how a DB is opened. Dir must be set and exist.
 type Options struct {
 	Dir           string
-	MemTableBytes int64 // of each of three tables in memory; default 16 MiB
-	IndexBytes    int64 // cache of table indexes; default 32 MiB
-	Sync          bool  // a commit is on disk when it returns
+	MemTableBytes int64  // of each of three tables in memory; default 16 MiB
+	IndexBytes    int64  // cache of table indexes; default 32 MiB
+	Sync          bool   // a commit is on disk when it returns
+	Key           []byte // 32 bytes: everything is encrypted with AES-256; nil is not
 	Log           *slog.Logger
 }
 
@@ -53,7 +54,7 @@ func Open(opts Options) (db *DB, err error) {
 	if opts.IndexBytes == 0 {
 		opts.IndexBytes = 32 << 20
 	}
-	if err := prepare(opts.Dir); err != nil {
+	if err := prepare(opts.Dir, opts.Key); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -85,6 +86,7 @@ func badgerOptions(o Options) badger.Options {
 		WithMetricsEnabled(false).
 		WithNumCompactors(2).
 		WithCompactL0OnClose(false).
+		WithEncryptionKey(o.Key).
 		WithBypassLockGuard(true) // the store's own lock covers it
 }
 

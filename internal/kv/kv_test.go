@@ -52,7 +52,7 @@ func TestFlippedTableBytesAreFoundBeforeBadgerOpensThem(t *testing.T) {
 		if err := os.WriteFile(path, spoiled, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := verifyTable(path); !errs.Is(err, errs.Corrupt) {
+		if err := verifyTable(path, nil, 0); !errs.Is(err, errs.Corrupt) {
 			t.Fatalf("flip at %d of %d: %v", pos, len(content), err)
 		}
 	}
@@ -144,7 +144,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	b.SetBytes(size)
 	for b.Loop() {
-		if err := prepare(dir); err != nil {
+		if err := prepare(dir, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -182,5 +182,65 @@ func TestLostListOfTablesIsCorrupt(t *testing.T) {
 	}
 	if db, err := Open(Options{Dir: dir}); !errs.Is(err, errs.Corrupt) {
 		t.Fatal(db, err)
+	}
+}
+
+// An encrypted database shows nothing of what is in it, opens with its key alone, and a flipped byte of a table is found.
+func TestEncryptedDatabaseIsVerifiedAndShowsNothing(t *testing.T) {
+	dir, key := t.TempDir(), bytes.Repeat([]byte{7}, 32)
+	for round := range 3 {
+		db, err := Open(Options{Dir: dir, Sync: true, Key: key})
+		if err != nil {
+			t.Fatal(round, err)
+		}
+		if round > 0 {
+			if got, err := db.Get([]byte("secret-key-1")); err != nil || string(got) != "a secret value" {
+				t.Fatalf("%q: %v", got, err)
+			}
+		}
+		b := db.NewBatch()
+		for i := range 3000 {
+			if err := b.Put(fmt.Appendf(nil, "secret-key-%d", i), []byte("a secret value")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err != nil || bytes.Contains(b, []byte("secret")) {
+			t.Errorf("%s shows what is stored: %v", f, err)
+		}
+	}
+	for _, other := range [][]byte{bytes.Repeat([]byte{8}, 32), nil} {
+		if _, err := Open(Options{Dir: dir, Key: other}); !errs.Is(err, errs.Corrupt) {
+			t.Errorf("another key: %v", err)
+		}
+	}
+	if err := Verify(dir, key); err != nil {
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatal("no table was written", err)
+	}
+	b, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/3] ^= 1
+	if err := os.WriteFile(tables[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(dir, key); !errs.Is(err, errs.Corrupt) {
+		t.Errorf("a flipped byte: %v", err)
 	}
 }

@@ -9,8 +9,10 @@ import (
 	"syscall"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/fb"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/ristretto/v2"
 	"github.com/dgraph-io/ristretto/v2/z"
 
 	"livemount/internal/errs"
@@ -29,7 +31,7 @@ func isMachine(err error) bool {
 // prepare verifies every table that Badger will open, so that none of its goroutines meets bad bytes, and
 // removes what stands in its way: statistics, and the empty log files that a crash leaves between their
 // creation and their first byte, which Badger refuses.
-func prepare(dir string) error {
+func prepare(dir string, key []byte) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -38,8 +40,13 @@ func prepare(dir string) error {
 	if err != nil {
 		return err
 	}
+	keys, err := dataKeys(dir, key)
+	if err != nil {
+		return err
+	}
+	defer keys.close()
 	for _, e := range entries {
-		if err := prepareFile(dir, e, listed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := prepareFile(dir, e, listed, keys); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -47,13 +54,18 @@ func prepare(dir string) error {
 }
 
 // Verify checks the tables of the database in dir and changes nothing: Corrupt when one is bad.
-func Verify(dir string) error {
+func Verify(dir string, key []byte) error {
 	listed, err := listedTables(dir)
 	if err != nil {
 		return err
 	}
-	for id := range listed {
-		if err := verifyTable(filepath.Join(dir, fmt.Sprintf("%06d.sst", id))); err != nil {
+	keys, err := dataKeys(dir, key)
+	if err != nil {
+		return err
+	}
+	defer keys.close()
+	for id, m := range listed {
+		if err := verifyTable(filepath.Join(dir, fmt.Sprintf("%06d.sst", id)), keys, m.KeyID); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				err = errs.New(errs.Corrupt, "%w", err)
 			}
@@ -63,19 +75,19 @@ func Verify(dir string) error {
 	return nil
 }
 
-func prepareFile(dir string, e fs.DirEntry, listed map[uint64]badger.TableManifest) error {
+func prepareFile(dir string, e fs.DirEntry, listed map[uint64]badger.TableManifest, keys *tableKeys) error {
 	path := filepath.Join(dir, e.Name())
 	switch filepath.Ext(path) {
 	case ".sst":
 		if listed == nil { // Badger would remove all tables and begin anew
 			return errs.New(errs.Corrupt, "%s is missing", filepath.Join(dir, badger.ManifestFilename))
 		}
-		if id, ok := table.ParseFileID(e.Name()); ok {
-			if _, ok := listed[id]; !ok {
-				return nil // a crash left it half written, or not removed; Badger removes it
-			}
+		id, ok := table.ParseFileID(e.Name())
+		m, there := listed[id]
+		if ok && !there {
+			return nil // a crash left it half written, or not removed; Badger removes it
 		}
-		return verifyTable(path)
+		return verifyTable(path, keys, m.KeyID)
 	case ".vlog", ".mem":
 		info, err := e.Info()
 		if err != nil || info.Size() > 0 {
@@ -106,8 +118,39 @@ func listedTables(dir string) (map[uint64]badger.TableManifest, error) {
 	return m.Tables, err
 }
 
+// tableKeys are the keys of the tables of an encrypted database. Badger decrypts the index of a table into a cache.
+type tableKeys struct {
+	*badger.KeyRegistry
+	indexes *ristretto.Cache[uint64, *fb.TableIndex]
+}
+
+func (k *tableKeys) close() {
+	if k != nil {
+		k.indexes.Close()
+	}
+}
+
+// dataKeys reads them; nil when the database is not encrypted, or new. Corrupt when they are bad, or the key is another.
+func dataKeys(dir string, key []byte) (*tableKeys, error) {
+	if key == nil {
+		return nil, nil
+	}
+	if _, err := os.Stat(filepath.Join(dir, badger.KeyRegistryFileName)); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	r, err := badger.OpenKeyRegistry(badger.KeyRegistryOptions{Dir: dir, ReadOnly: true, EncryptionKey: key})
+	if err != nil {
+		if !isMachine(err) {
+			err = errs.New(errs.Corrupt, "keys of %s: %w", dir, err)
+		}
+		return nil, err
+	}
+	c, err := ristretto.NewCache(&ristretto.Config[uint64, *fb.TableIndex]{NumCounters: 1000, MaxCost: 32 << 20, BufferItems: 64})
+	return &tableKeys{r, c}, err
+}
+
 // verifyTable checks the checksums of the index and of every block of a table.
-func verifyTable(path string) (err error) {
+func verifyTable(path string, keys *tableKeys, keyID uint64) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = errs.New(errs.Corrupt, "table %s: %v", path, p)
@@ -117,7 +160,15 @@ func verifyTable(path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("open table %s: %w", path, classify(err)) // an empty one cannot be mapped: EINVAL
 	}
-	t, err := table.OpenTable(mf, table.Options{Compression: options.Snappy, BlockSize: 4096})
+	o := table.Options{Compression: options.Snappy, BlockSize: 4096}
+	if keys != nil {
+		o.IndexCache = keys.indexes
+		if o.DataKey, err = keys.DataKey(keyID); err != nil {
+			mf.Close(-1) // opened for reading
+			return errs.New(errs.Corrupt, "table %s: %w", path, err)
+		}
+	}
+	t, err := table.OpenTable(mf, o)
 	if err != nil {
 		return errs.New(errs.Corrupt, "table %s: %w", path, err)
 	}

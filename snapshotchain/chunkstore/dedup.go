@@ -62,7 +62,7 @@ func openDedupDB(s *Store) (*kv.DB, error) {
 	if err := os.MkdirAll(s.opts.DedupDir, 0o700); err != nil {
 		return nil, err
 	}
-	return kv.Open(kv.Options{Dir: s.opts.DedupDir, MemTableBytes: 8 << 20, IndexBytes: 16 << 20, Log: s.opts.Log})
+	return kv.Open(kv.Options{Dir: s.opts.DedupDir, MemTableBytes: 8 << 20, IndexBytes: 16 << 20, Log: s.opts.Log, Key: s.opts.DedupKey})
 }
 
 // fill puts the ids of all sealed containers into the index.

@@ -26,6 +26,7 @@ type Options struct {
 	Clock  clock.Clock
 	Log    *slog.Logger
 
+	DedupKey       []byte // encrypts the dedup index; nil is not
 	DedupDir       string // of the dedup index on the machine's file system; "" keeps none
 	ContainerBytes int64  // size at which a container is sealed; default 64 MiB
 	CacheBytes     int64  // decoded chunks; default 64 MiB

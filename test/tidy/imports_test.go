@@ -30,7 +30,8 @@ func table() map[string][]string {
 
 		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "keyring"},
 		"snapshotchain": {
-			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/gate", "internal/kv", "internal/vfs", "snapshotchain/chunkstore",
+			"blockdev", "internal/cache", "internal/clock", "internal/errs", "internal/gate", "internal/kv", "internal/vfs", "keyring",
+			"snapshotchain/chunkstore",
 		},
 		"retention": {"internal/errs"},
 		"ingest":    {"blockdev", "internal/errs", "internal/gate", "snapshotchain", "snapshotchain/chunkstore"},
