@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"livemount/internal/errs"
-	"livemount/internal/vfs"
+	"livemount/keyring"
 	"livemount/snapshotchain/chunkstore"
 )
 
@@ -25,6 +26,10 @@ type formatFile struct {
 	Store      string          `json:"store"`
 	Created    time.Time       `json:"created"`
 	Encryption json.RawMessage `json:"encryption,omitempty"` // key slots; a store without is not encrypted
+	Serial     int             `json:"serial,omitempty"`     // of an encrypted store: the larger of FORMAT and its copy counts
+
+	id    chunkstore.StoreID
+	slots *keyring.Slots
 }
 
 // takeLock makes sure that one process owns the store. The kernel gives the lock back when the process ends.
@@ -57,67 +62,48 @@ func flock(f *os.File) error {
 	return err
 }
 
+// decode fills in what the text says.
+func (f *formatFile) decode() (err error) {
+	if n, err := hex.Decode(f.id[:], []byte(f.Store)); err != nil || n != len(f.id) {
+		return fmt.Errorf("store id %q", f.Store)
+	}
+	if f.Encryption != nil {
+		f.slots, err = keyring.Parse(f.Encryption)
+	}
+	return err
+}
+
 // loadFormat reads DIR/FORMAT, or writes it for a new store.
-func (s *Store) loadFormat() (chunkstore.StoreID, error) {
-	path := filepath.Join(s.opts.Dir, "FORMAT")
-	id, err := readFormat(path)
-	if errs.Is(err, errs.NotFound) {
-		return s.newFormat(path)
+func (s *Store) loadFormat() (err error) {
+	var differ bool
+	s.format, differ, err = bestFormat(s.opts.Dir)
+	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) {
+		err = s.makeFormat(err)
+	} else if err == nil && differ {
+		err = writeFormat(s.opts.Dir, s.format)
 	}
-	if errs.Is(err, errs.Corrupt) {
-		return s.formatFromContainers(path, err)
-	}
-	return id, err
-}
-
-// readFormat reads a FORMAT: Corrupt when it is bad, Newer when a newer version wrote it.
-func readFormat(path string) (id chunkstore.StoreID, err error) {
-	b, err := vfs.ReadChecked(vfs.OS{}, path, 1<<20)
-	if err != nil {
-		return id, err
-	}
-	var f formatFile
-	if err := json.Unmarshal(b, &f); err != nil {
-		return id, errs.New(errs.Corrupt, "%s: %w", path, err)
-	}
-	if f.Format > FormatVersion || f.Encryption != nil {
-		return id, errs.WithTry(
-			errs.New(errs.Newer, "%s: format %d; this version knows %d", path, f.Format, FormatVersion), "install the newer livemountd")
-	}
-	if n, err := hex.Decode(id[:], []byte(f.Store)); err != nil || n != len(id) {
-		return id, errs.New(errs.Corrupt, "%s: store id %q", path, f.Store)
-	}
-	return id, nil
-}
-
-// newFormat names a new store, unless containers say that FORMAT was lost.
-func (s *Store) newFormat(path string) (chunkstore.StoreID, error) {
-	id, err := chunkstore.FindStoreID(s.opts.FS, s.opts.Containers)
-	if errs.Is(err, errs.NotFound) {
-		rand.Read(id[:]) // never fails
-		err = nil
-	}
-	if err != nil {
-		return id, err
-	}
-	return id, s.writeFormat(path, id)
-}
-
-// formatFromContainers writes FORMAT again from what the headers of the containers say.
-func (s *Store) formatFromContainers(path string, cause error) (chunkstore.StoreID, error) {
-	id, err := chunkstore.FindStoreID(s.opts.FS, s.opts.Containers)
-	if err != nil {
-		return id, errs.New(errs.Corrupt, "%s: %w", path, cause)
-	}
-	s.opts.Log.Error("store format file was bad, written again", "path", path, "err", cause)
-	return id, s.writeFormat(path, id)
-}
-
-func (s *Store) writeFormat(path string, id chunkstore.StoreID) error {
-	f := formatFile{Format: FormatVersion, Store: id.String(), Created: s.opts.Clock.Now().UTC()}
-	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return err
 	}
-	return vfs.WriteChecked(vfs.OS{}, path, b)
+	s.id = s.format.id
+	return s.unlock()
+}
+
+// makeFormat names a new store, unless containers say that FORMAT was lost: then it says what their headers say.
+func (s *Store) makeFormat(cause error) error {
+	f := &formatFile{Format: FormatVersion, Created: s.opts.Clock.Now().UTC()}
+	var err error
+	f.id, err = s.storeOf()
+	switch {
+	case errs.Is(err, errs.NotFound) && errs.Is(cause, errs.NotFound):
+		rand.Read(f.id[:]) // never fails
+	case errs.Is(err, errs.NotFound):
+		return cause
+	case err != nil:
+		return err
+	default:
+		s.opts.Log.Error("store format file was bad, written again", "err", cause)
+	}
+	s.format = f
+	return writeFormat(s.opts.Dir, f)
 }

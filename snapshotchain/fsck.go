@@ -99,12 +99,19 @@ func (c *checker) run(ctx context.Context) error {
 // format reads FORMAT; one that is missing or bad is written again at the next start.
 func (c *checker) format() (err error) {
 	path := filepath.Join(c.s.opts.Dir, "FORMAT")
-	c.s.id, err = readFormat(path)
-	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) {
+	if _, err := readFormat(path); errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) {
 		c.note("%v: it is written again at the next start", err)
-		c.s.id, err = chunkstore.FindStoreID(c.s.opts.FS, c.s.opts.Containers)
 	}
-	return err
+	c.s.format, _, err = bestFormat(c.s.opts.Dir)
+	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) {
+		c.s.format = &formatFile{}
+		c.s.format.id, err = c.s.storeOf()
+	}
+	if err != nil {
+		return err
+	}
+	c.s.id = c.s.format.id
+	return c.s.unlock()
 }
 
 // containers looks whether all are there and long enough, and reads them.

@@ -21,11 +21,12 @@ import (
 
 // Options say how a Store is opened. Dir, FS and Clock must be set.
 type Options struct {
-	Dir   string        // on the machine's file system: Badger is there, and, unless Containers is set, the containers
-	FS    vfs.FS        // holds the containers
-	Keys  *keyring.Keys // of an encrypted store
-	Clock clock.Clock
-	Log   *slog.Logger
+	Dir    string          // on the machine's file system: Badger is there, and, unless Containers is set, the containers
+	FS     vfs.FS          // holds the containers
+	Secret *keyring.Secret // opens an encrypted store
+	Keys   *keyring.Keys   // instead, when they are open already
+	Clock  clock.Clock
+	Log    *slog.Logger
 
 	Containers     string              // folder of the containers in FS; default Dir/containers
 	ContainerBytes int64               // default 64 MiB
@@ -65,6 +66,8 @@ func (o *Options) setDefaults() {
 type Store struct {
 	opts    Options
 	id      chunkstore.StoreID
+	keyMu   sync.Mutex // guards format, once the store is open
+	format  *formatFile
 	metaKey []byte // of Badger; nil when the store is not encrypted
 	lock    *os.File
 	db      *kv.DB
@@ -132,8 +135,7 @@ func newStore(opts Options, lock *os.File) *Store {
 }
 
 func (s *Store) start(ctx context.Context) error {
-	var err error
-	if s.id, err = s.loadFormat(); err != nil {
+	if err := s.loadFormat(); err != nil {
 		return err
 	}
 	if err := s.openChunks(s.recordBad); err != nil {

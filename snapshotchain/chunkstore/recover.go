@@ -240,25 +240,25 @@ func (s *Store) idsOf(ctx context.Context, c *container) ([][32]byte, uint32, er
 	return ids, n, err
 }
 
-// FindStoreID returns the store that the containers below dir belong to, from the first good header.
-// NotFound when there are no containers.
-func FindStoreID(fsys vfs.FS, dir string) (StoreID, error) {
+// FindStore returns the store that the containers below dir belong to, and whether it is encrypted, from the first good
+// header. NotFound when there are no containers.
+func FindStore(fsys vfs.FS, dir string) (id StoreID, encrypted bool, err error) {
 	found := errs.New(errs.NotFound, "no containers below %s", dir)
 	for _, class := range []Class{ClassJournal, ClassMap} {
 		sub := path.Join(dir, class.String())
 		names, err := fsys.List(sub)
 		if err != nil && !errs.Is(err, errs.NotFound) {
-			return StoreID{}, err
+			return StoreID{}, false, err
 		}
 		for _, name := range names {
 			h, err := readHeaderFile(fsys, path.Join(sub, name))
 			if err == nil {
-				return h.store, nil
+				return h.store, h.keyID != 0, nil
 			}
 			found = errs.New(errs.Corrupt, "%s: %w", path.Join(sub, name), err)
 		}
 	}
-	return StoreID{}, found
+	return StoreID{}, false, found
 }
 
 func readHeaderFile(fsys vfs.FS, name string) (*header, error) {
