@@ -125,7 +125,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	}
 	for _, c := range []*cobra.Command{
 		a.backupCmd(), a.vmsCmd(), a.pointsCmd(), a.configCmd(), a.vmCmd(), a.mountCmd(), a.browseCmd(), a.mountsCmd(), a.unmountCmd(), a.exportsCmd(), a.commitCmd(), a.forkCmd(),
-		a.exportCmd(), a.diffCmd(), a.expireCmd(), a.holdCmd(), a.releaseCmd(), a.lockCmd(), a.retentionCmd(), a.gcCmd(), a.verifyCmd(), a.scrubCmd(), a.jobsCmd(), a.statusCmd(),
+		a.exportCmd(), a.diffCmd(), a.expireCmd(), a.holdCmd(), a.releaseCmd(), a.lockCmd(), a.retentionCmd(), a.keyCmd(), a.gcCmd(), a.verifyCmd(), a.scrubCmd(), a.jobsCmd(), a.statusCmd(),
 	} {
 		c.Long += "\n" + exitCodes
 		c.ValidArgsFunction = complete[c.Name()]

@@ -22,6 +22,9 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Listen is unix:PATH or a loopback HOST:PORT.
 	Listen string `yaml:"listen"`
+	// KeyFile or PassphraseFile opens an encrypted store.
+	KeyFile        string `yaml:"key_file"`
+	PassphraseFile string `yaml:"passphrase_file"`
 	// ChunkCacheMiB bounds the decoded chunks in memory; default 64.
 	ChunkCacheMiB int64 `yaml:"chunk_cache_mib"`
 	// ReserveMiB stays free on the disk of the store; default a twentieth of it, 96 to 1024.

@@ -47,6 +47,10 @@ func (c *Config) offline(log *slog.Logger) (snapshotchain.Options, error) {
 	if err := c.setDefaults(); err != nil {
 		return snapshotchain.Options{}, err
 	}
+	secret, err := c.secret()
+	if err != nil {
+		return snapshotchain.Options{}, err
+	}
 	guard, err := space.New(space.Options{FS: vfs.OS{}, Dir: c.Data, ReserveBytes: c.ReserveMiB << 20, Log: log})
 	if err != nil {
 		return snapshotchain.Options{}, err
@@ -54,6 +58,7 @@ func (c *Config) offline(log *slog.Logger) (snapshotchain.Options, error) {
 	return snapshotchain.Options{
 		Dir: c.Data, FS: vfs.OS{}, Clock: clock.System{}, Log: log, ChunkCache: c.ChunkCacheMiB << 20,
 		Admit: guard.Admit, AdmitFreeing: guard.AdmitFreeing, AdmitCommit: guard.Commit, CatchUp: c.ClockCatchUp,
+		Secret: secret,
 	}, nil
 }
 

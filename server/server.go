@@ -88,10 +88,14 @@ func (s *Server) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	secret, err := s.config.secret()
+	if err != nil {
+		return err
+	}
 	s.store, err = snapshotchain.Open(ctx, snapshotchain.Options{
 		Dir: s.config.Data, FS: vfs.OS{}, Clock: s.clock, Log: s.log, ChunkCache: s.config.ChunkCacheMiB << 20,
 		Admit: s.guard.Admit, AdmitFreeing: s.guard.AdmitFreeing, AdmitCommit: s.guard.Commit,
-		CatchUp: s.config.ClockCatchUp, Gate: s.gate,
+		CatchUp: s.config.ClockCatchUp, Gate: s.gate, Secret: secret,
 	})
 	if err != nil {
 		return err

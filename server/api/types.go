@@ -239,6 +239,29 @@ type Applied struct {
 	Applied bool           `json:"applied"`
 }
 
+// KeyAddRequest is the body of POST /v1/keys.
+type KeyAddRequest struct {
+	Kind   string `json:"kind"`   // passphrase or keyfile
+	Secret []byte `json:"secret"` // base64; a passphrase with or without its newline
+	Label  string `json:"label,omitempty"`
+}
+
+// Keys says who can open an encrypted store.
+type Keys struct {
+	Slots   []KeySlot `json:"slots"`
+	Epochs  int       `json:"epochs"`  // keys of files, old and new
+	Rotated time.Time `json:"rotated"` // since when new files have the keys that they have now
+}
+
+// KeySlot is a passphrase or a key file.
+type KeySlot struct {
+	Slot    string    `json:"slot"`
+	Kind    string    `json:"kind"`
+	Label   string    `json:"label"`
+	Created time.Time `json:"created"`
+	Damage  string    `json:"damage,omitempty"`
+}
+
 // PointConfig tells which configuration was captured.
 type PointConfig struct {
 	Name      string `json:"name"`

@@ -34,6 +34,7 @@ Example:
 The file holds the same names:
   data: /srv/livemount
   listen: unix:/run/livemountd.sock
+  key_file: /etc/livemount.key # of an encrypted store; or passphrase_file
   chunk_cache_mib: 64     # decoded chunks in memory
   reserve_mib: 1024       # of the disk, kept free for the store itself
   backups: 2              # at the same time
@@ -87,6 +88,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	f.StringVar(&file, "config", "", "YAML file with the same settings; flags win over it")
 	f.StringVar(&flags.Data, "data", "", "folder of the store (default "+api.DefaultData()+")")
 	f.StringVar(&flags.Listen, "listen", "", "unix:PATH or 127.0.0.1:PORT (default unix:DATA/livemountd.sock)")
+	keyFlags(f, &flags)
 	f.StringVar(&flags.Compression, "compression", "", "of backups that do not say: fast, default or best")
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
@@ -101,7 +103,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	f.IntVar(&flags.RetentionMinutes, "retention-minutes", 0, "apply the rules of retention so often (default 60; -1 only by hand)")
 	f.Float64Var(&flags.ClockCatchUp, "clock-catch-up", 0, "hours by which the store's clock, by which locks count, comes nearer to the machine's in an hour (default 1)")
 	f.IntVar(&flags.Backups, "backups", 0, "backups that run at the same time (default 2)")
-	cmd.AddCommand(fsckCmd(stdout, stderr), rebuildCmd(stdout, stderr))
+	cmd.AddCommand(initCmd(stdout), fsckCmd(stdout, stderr), rebuildCmd(stdout, stderr))
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return errs.WithTry(errs.As(errs.Invalid, err), "livemountd --help")
 	})
@@ -136,6 +138,8 @@ func merge(file string, flags server.Config) (server.Config, error) {
 	}
 	set(&c.Data, flags.Data)
 	set(&c.Listen, flags.Listen)
+	set(&c.KeyFile, flags.KeyFile)
+	set(&c.PassphraseFile, flags.PassphraseFile)
 	set(&c.Compression, flags.Compression)
 	set(&c.LogLevel, flags.LogLevel)
 	set(&c.ChunkCacheMiB, flags.ChunkCacheMiB)

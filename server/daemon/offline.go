@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"livemount/internal/errs"
 	"livemount/server"
@@ -89,4 +90,48 @@ is missing or bad.`,
 func offlineFlags(c *cobra.Command, flags *server.Config, file *string) {
 	c.Flags().StringVar(file, "config", "", "YAML file with the settings of livemountd")
 	c.Flags().StringVar(&flags.Data, "data", "", "folder of the store")
+	keyFlags(c.Flags(), flags)
+}
+
+func keyFlags(f *pflag.FlagSet, flags *server.Config) {
+	f.StringVar(&flags.KeyFile, "key-file", "", "key file that opens an encrypted store")
+	f.StringVar(&flags.PassphraseFile, "passphrase-file", "", "file with the passphrase that opens an encrypted store")
+}
+
+// initCmd makes an encrypted store; one that is not is made when livemountd starts.
+func initCmd(stdout io.Writer) *cobra.Command {
+	var flags server.Config
+	var file string
+	var encrypt bool
+	c := &cobra.Command{
+		Use: "init --encrypt", Short: "Make an encrypted store",
+		Long: `init --encrypt makes an encrypted store in an empty folder. It is opened with a key file,
+which is made when it is missing, or with a passphrase; mountctl key adds more. Chunks,
+maps, the journal, kept configurations and the metadata are encrypted; docs/CLI.md says
+what is not. Encryption is chosen now or never, and when all keys are lost, so is
+everything in the store: keep copies of the key in other places.
+A store that is not encrypted needs no init: livemountd makes it.`,
+		Example: "  livemountd init --encrypt --data /srv/livemount --key-file /etc/livemount.key", Args: noArgs,
+	}
+	offlineFlags(c, &flags, &file)
+	c.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt the store")
+	c.RunE = func(*cobra.Command, []string) error {
+		if !encrypt {
+			return errs.WithTry(errs.New(errs.Invalid, "a store that is not encrypted needs no init"), "livemountd init --encrypt, or livemountd")
+		}
+		cfg, err := merge(file, flags)
+		if err != nil {
+			return err
+		}
+		made, err := server.InitEncrypted(cfg)
+		if err != nil {
+			return err
+		}
+		if made {
+			fmt.Fprintf(stdout, "key made: %s. Keep copies of it in other places: without it everything in the store is lost for good.\n", cfg.KeyFile)
+		}
+		fmt.Fprintln(stdout, "encrypted store made")
+		return nil
+	}
+	return c
 }

@@ -56,7 +56,7 @@ func table() map[string][]string {
 		"server/api": {"internal/errs"},
 		"server": {
 			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
-			"internal/clock", "internal/errs", "internal/gate", "internal/space", "internal/vfs", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
+			"internal/clock", "internal/errs", "internal/gate", "internal/space", "internal/vfs", "keyring", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
 			"snapshotchain",
 		},
 		"server/daemon":  {"internal/errs", "server", "server/api"},
