@@ -1,7 +1,9 @@
 package snapshotchain
 
 import (
+	"bytes"
 	"encoding/binary"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -167,5 +169,40 @@ func TestALostSealDoesNotBringARemovedVMBackUnderItsName(t *testing.T) {
 	defer s.Close(t.Context())
 	if v, err := s.VM("web"); err != nil || v.Points != 1 {
 		t.Errorf("the VM made last has %d points: %v", v.Points, err)
+	}
+}
+
+// What a point put into a container that others had begun is read from it once it is full, too.
+func TestAContainerThatManyPointsFilledIsReadWhole(t *testing.T) {
+	s, err := Open(t.Context(), Options{Dir: t.TempDir(), FS: vfs.OS{}, Clock: &clock.Fixed{T: time.Unix(1_800_000_000, 0)}, ContainerBytes: 1 << 18})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	rng := rand.New(rand.NewPCG(1, 2))
+	var list []Point
+	var configs [][]byte
+	for range 12 {
+		d, err := s.Begin(t.Context(), "vm", []DiskSpec{{Name: "sda", SizeBytes: LeafBytes}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Disks()[0].SetLeaf(t.Context(), 0, []Run{{Page: 1, Len: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		config := make([]byte, 50_000)
+		for i := range config {
+			config[i] = byte(rng.Uint32())
+		}
+		p, err := d.Seal(t.Context(), SealInfo{ConfigName: "vm.xml", Config: config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, configs = append(list, p), append(configs, config)
+	}
+	for i := range list {
+		if got, err := s.Config(t.Context(), &list[i]); err != nil || !bytes.Equal(got, configs[i]) {
+			t.Errorf("configuration of point %d: %d bytes, %v", i, len(got), err)
+		}
 	}
 }

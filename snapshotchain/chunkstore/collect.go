@@ -94,6 +94,12 @@ func (s *Store) IsFreed(ctx context.Context, p Ptr) bool {
 	if err != nil {
 		return false
 	}
+	c.mu.Lock()
+	app := c.app
+	c.mu.Unlock()
+	if app != nil { // it has no table yet, and nothing of it was collected
+		return false
+	}
 	slots, err := s.slots(ctx, c)
 	return err == nil && int(p.Slot) < len(slots) && slots[p.Slot].kind == KindFreed
 }
