@@ -73,7 +73,7 @@ func (a *app) remove(ctx context.Context, name string, yes, dryRun bool) error {
 	if err := a.call(ctx, "POST", path, nil, &api.RemoveRequest{}, &what); err != nil {
 		return err
 	}
-	return a.show(&what, func(w io.Writer) { fmt.Fprintf(w, "%s is gone, with %d points\n", name, what.Points) })
+	return a.show(&what, func(w io.Writer) { fmt.Fprintf(w, "%s is gone, with %s\n", name, points(what.Points)) })
 }
 
 // removal says what would go.

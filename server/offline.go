@@ -57,7 +57,7 @@ func (c *Config) offline(log *slog.Logger) (snapshotchain.Options, error) {
 	}
 	return snapshotchain.Options{
 		Dir: c.Data, FS: vfs.OS{}, Clock: clock.System{}, Log: log, ChunkCache: c.ChunkCacheMiB << 20,
-		Admit: guard.Admit, AdmitFreeing: guard.AdmitFreeing, AdmitCommit: guard.Commit, CatchUp: c.ClockCatchUp,
+		Admit: guard.Admit, AdmitFreeing: guard.AdmitFreeing, AdmitCommit: guard.Commit, AdmitFreeingCommit: guard.CommitFreeing, CatchUp: c.ClockCatchUp,
 		Secret: secret,
 	}, nil
 }

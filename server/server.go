@@ -94,7 +94,7 @@ func (s *Server) open(ctx context.Context) error {
 	}
 	s.store, err = snapshotchain.Open(ctx, snapshotchain.Options{
 		Dir: s.config.Data, FS: vfs.OS{}, Clock: s.clock, Log: s.log, ChunkCache: s.config.ChunkCacheMiB << 20,
-		Admit: s.guard.Admit, AdmitFreeing: s.guard.AdmitFreeing, AdmitCommit: s.guard.Commit,
+		Admit: s.guard.Admit, AdmitFreeing: s.guard.AdmitFreeing, AdmitCommit: s.guard.Commit, AdmitFreeingCommit: s.guard.CommitFreeing,
 		CatchUp: s.config.ClockCatchUp, Gate: s.gate, Secret: secret,
 	})
 	if err != nil {

@@ -79,7 +79,7 @@ func (c *collector) run(ctx context.Context) error {
 	m := &marker{s: c.s, keep: c.keep, live: c.live}
 	var forget func(forgotten) error
 	if !c.o.DryRun {
-		m.purge = &purger{db: c.s.db, admit: c.s.opts.AdmitCommit}
+		m.purge = &purger{db: c.s.db, admit: c.s.opts.AdmitFreeingCommit}
 		forget = func(f forgotten) error { return c.forget(ctx, f) }
 	}
 	if err := m.mark(ctx, forget); err != nil {

@@ -403,7 +403,11 @@ func (s *Store) record(ctx context.Context, ch *change) (uint64, error) {
 }
 
 func (s *Store) recordLocked(ctx context.Context, ch *change) (uint64, error) {
-	if err := firstError(s.writable(), s.opts.AdmitCommit()); err != nil {
+	admit := s.opts.AdmitCommit
+	if ch.Drop != nil || ch.Sweep != nil {
+		admit = s.opts.AdmitFreeingCommit
+	}
+	if err := firstError(s.writable(), admit()); err != nil {
 		return 0, err
 	}
 	ch.At, _ = s.clock.now()

@@ -37,6 +37,8 @@ type Options struct {
 	AdmitCommit    func() error        // asked before a change is recorded; nil is always
 	ScatterLimit   int                 // chunks that 8 MiB of a disk may lie in before they are gathered; default 400
 	Gate           *gate.Gate          // shares the machine with guests; nil lets everybody run
+	// AdmitFreeingCommit is asked instead for a change that lets files be removed; nil is AdmitCommit.
+	AdmitFreeingCommit func() error
 	// CatchUp is by how much the store's clock comes nearer to the machine's in each unit of running time; default 1.
 	CatchUp float64
 }
@@ -50,6 +52,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.AdmitCommit == nil {
 		o.AdmitCommit = func() error { return nil }
+	}
+	if o.AdmitFreeingCommit == nil {
+		o.AdmitFreeingCommit = o.AdmitCommit
 	}
 	if o.ScatterLimit == 0 {
 		o.ScatterLimit = scatterLimit

@@ -38,6 +38,8 @@ const (
 	maxReserve = 1 << 30
 	// commitBytes is what a commit and the compaction behind it may take.
 	commitBytes = 40 << 20
+	// freeingBytes is what a small commit may take that lets files be removed.
+	freeingBytes = 12 << 20
 )
 
 // New returns a guard with its ballast in place, as far as there is room for it. NoSpace when not even
@@ -104,7 +106,13 @@ func (g *Guard) admit(n, reserve int64, who, try string) error {
 }
 
 // Commit asks for room for a commit of metadata. It gives up the ballast when the disk is full without.
-func (g *Guard) Commit() error {
+func (g *Guard) Commit() error { return g.commit(commitBytes) }
+
+// CommitFreeing asks for room for a small commit of metadata that lets files be removed: a disk that somebody else
+// filled must not keep the store from giving space back.
+func (g *Guard) CommitFreeing() error { return g.commit(freeingBytes) }
+
+func (g *Guard) commit(need int64) error {
 	sp, err := g.o.FS.Space(g.o.Dir)
 	if err != nil {
 		return err
@@ -114,8 +122,8 @@ func (g *Guard) Commit() error {
 			return err
 		}
 	}
-	if sp.FreeBytes < commitBytes {
-		return errs.WithTry(errs.New(errs.NoSpace, "the file system of %s is full: %d MiB free, metadata needs %d", g.o.Dir, sp.FreeBytes>>20, commitBytes>>20),
+	if sp.FreeBytes < need {
+		return errs.WithTry(errs.New(errs.NoSpace, "the file system of %s is full: %d MiB free, metadata needs %d", g.o.Dir, sp.FreeBytes>>20, need>>20),
 			"make room there")
 	}
 	if sp.FreeBytes > g.reserve+commitBytes {
