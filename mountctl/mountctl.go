@@ -7,6 +7,7 @@ package mountctl
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,7 +68,8 @@ func checkText(args []string) error {
 }
 
 func (a *app) report(err error) {
-	if a.output == "json" {
+	var known told
+	if a.output == "json" && !errors.As(err, &known) {
 		a.json(api.ErrorBody{Error: api.FromErr(err)})
 	}
 	fmt.Fprintf(a.err, "mountctl: %v\n", err)

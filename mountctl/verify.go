@@ -62,12 +62,19 @@ func (a *app) followCheck(ctx context.Context, j *api.Job, detach bool) error {
 	if j.Verified == nil && j.Scrubbed == nil {
 		return err
 	}
-	var shown error
-	if err == nil || a.output != "json" { // else the error is the output
-		shown = a.show(j, func(w io.Writer) { checkTable(w, j) })
+	if shown := a.show(j, func(w io.Writer) { checkTable(w, j) }); shown != nil {
+		return errors.Join(err, shown)
 	}
-	return errors.Join(err, shown)
+	if err != nil {
+		return told{err} // the job has it
+	}
+	return nil
 }
+
+// told is an error that the JSON output has already.
+type told struct{ error }
+
+func (t told) Unwrap() error { return t.error }
 
 func checkTable(w io.Writer, j *api.Job) {
 	list := []api.Damaged{}

@@ -100,7 +100,7 @@ func (c *Config) setDefaults() error {
 	if c.ScrubDays == 0 {
 		c.ScrubDays = 30
 	}
-	if c.ClockCatchUp < 0 || c.ClockCatchUp > 100 {
+	if !(c.ClockCatchUp >= 0 && c.ClockCatchUp <= 100) { // also what is no number
 		return errs.New(errs.Invalid, "clock_catch_up %v is not between 0 and 100", c.ClockCatchUp)
 	}
 	if c.NFSListen == "" {

@@ -8,7 +8,6 @@ import (
 
 	"livemount/internal/clock"
 	"livemount/internal/errs"
-	"livemount/retention"
 	"livemount/server/api"
 	"livemount/snapshotchain"
 )
@@ -23,7 +22,7 @@ type keeper struct {
 
 	mu    sync.Mutex // guards what is below
 	last  *api.Collection
-	plans []retention.Plan // that were shown last, for who wants one applied
+	plans []shownPlan // that were shown last, for who wants one applied
 }
 
 const (
@@ -36,6 +35,7 @@ const (
 func startKeeper(s *Server) *keeper {
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &keeper{s: s, cancel: cancel, woken: make(chan struct{}, 1)}
+	k.wake() // a collection may have been cut short
 	k.wg.Go(func() { k.keepTime(ctx) })
 	k.wg.Go(func() { k.collectLoop(ctx) })
 	k.wg.Go(func() { k.scrubLoop(ctx) })

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"livemount/internal/clock"
+	"livemount/internal/errs"
 	"livemount/internal/space"
 	"livemount/internal/vfs"
 	"livemount/server/api"
@@ -46,6 +49,9 @@ func (c *Checked) Print(w io.Writer) {
 func (c *Config) offline(log *slog.Logger) (snapshotchain.Options, error) {
 	if err := c.setDefaults(); err != nil {
 		return snapshotchain.Options{}, err
+	}
+	if _, err := os.Stat(filepath.Join(c.Data, "containers")); err != nil {
+		return snapshotchain.Options{}, errs.WithTry(errs.New(errs.NotFound, "there is no store in %s", c.Data), "--data DIR")
 	}
 	secret, err := c.secret()
 	if err != nil {

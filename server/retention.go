@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -87,6 +88,9 @@ func (s *Server) getExplain(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := s.knowDamage(r.Context()); err != nil {
+		return 0, nil, err
+	}
 	in, err := s.retained(r.Context(), &vm)
 	if err != nil {
 		return 0, nil, err
@@ -111,7 +115,11 @@ func (s *Server) postApply(r *http.Request) (int, any, error) {
 	if err := body(r, &req); err != nil {
 		return 0, nil, err
 	}
-	plan, err := s.planFor(r.Context(), req.VMs)
+	names := req.VMs
+	if len(names) == 0 && req.Plan != "" {
+		names = s.keeper.namesOf(req.Plan)
+	}
+	plan, err := s.planFor(r.Context(), names)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -120,7 +128,7 @@ func (s *Server) postApply(r *http.Request) (int, any, error) {
 	}
 	out, list, err := s.planned(r.Context(), &plan)
 	if err != nil || req.DryRun {
-		s.keeper.remember(plan)
+		s.keeper.remember(plan, names)
 		return http.StatusOK, out, err
 	}
 	if err := s.expire(r.Context(), list); err != nil {
@@ -130,8 +138,20 @@ func (s *Server) postApply(r *http.Request) (int, any, error) {
 	return http.StatusOK, out, nil
 }
 
+// knowDamage finds out which points are damaged: rules must not let a good one go for them.
+func (s *Server) knowDamage(ctx context.Context) error {
+	if s.store.BadRecords() == 0 {
+		return nil
+	}
+	_, err := s.store.Touched(ctx)
+	return err
+}
+
 // planFor makes the plan for the named VMs, or for all.
 func (s *Server) planFor(ctx context.Context, names []string) (retention.Plan, error) {
+	if err := s.knowDamage(ctx); err != nil {
+		return retention.Plan{}, err
+	}
 	for _, name := range names {
 		if _, err := s.store.VM(name); err != nil {
 			return retention.Plan{}, err
@@ -184,13 +204,31 @@ func (s *Server) planned(ctx context.Context, plan *retention.Plan) (*api.Applie
 // maxPlans bounds the plans that are remembered.
 const maxPlans = 20
 
-func (k *keeper) remember(p retention.Plan) {
+func (k *keeper) remember(p retention.Plan, names []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.plans = append(k.plans, p)
+	k.plans = append(k.plans, shownPlan{p, names})
 	if len(k.plans) > maxPlans {
 		k.plans = k.plans[1:]
 	}
+}
+
+// shownPlan is a plan that somebody was shown, and for which VMs he asked.
+type shownPlan struct {
+	retention.Plan
+	names []string
+}
+
+// namesOf returns for which VMs a plan was asked for.
+func (k *keeper) namesOf(hash string) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.plans {
+		if k.plans[i].Hash == hash {
+			return k.plans[i].names
+		}
+	}
+	return nil
 }
 
 // changed says what is different between a plan that was shown and now.
@@ -200,7 +238,7 @@ func (k *keeper) changed(hash string, now retention.Plan) error {
 	what := "that plan is not known any more"
 	for i := range k.plans {
 		if k.plans[i].Hash == hash {
-			what = strings.TrimSpace(retention.Compare(k.plans[i], now).String())
+			what = strings.TrimSpace(retention.Compare(k.plans[i].Plan, now).String())
 		}
 	}
 	for _, vm := range k.s.store.VMs() { // people know names
@@ -221,14 +259,15 @@ func (k *keeper) retentionLoop(ctx context.Context) {
 
 // applyRules applies the rules to each VM by itself: one whose points have just come into use does not keep the
 // others.
-func (k *keeper) applyRules(ctx context.Context) error {
+func (k *keeper) applyRules(ctx context.Context) (failed error) {
 	for _, vm := range k.s.store.VMs() {
 		plan, err := k.s.planFor(ctx, []string{vm.Name})
 		if errs.Is(err, errs.NotFound) {
 			continue // it was removed or renamed just now
 		}
 		if err != nil {
-			return err
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", vm.Name, err))
+			continue
 		}
 		_, list, err := k.s.planned(ctx, &plan)
 		if err == nil && len(list) > 0 {
@@ -239,8 +278,8 @@ func (k *keeper) applyRules(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return err
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", vm.Name, err))
 		}
 	}
-	return nil
+	return failed
 }

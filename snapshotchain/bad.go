@@ -80,7 +80,7 @@ func (s *Store) badTextsLocked() []string {
 		text := fmt.Sprintf("record %s: %s", p, b.cause)
 		switch {
 		case s.cat.containers[p.Container].Class == 0:
-			text += "; it is a part of the journal"
+			text += "; it is a part of the journal, or its container is missing"
 		case s.cat.containers[p.Container].Class == chunkstore.ClassMap:
 			text += "; it is a part of the map, which the metadata has as well, or a configuration"
 		case b.known && len(b.touches) == 0:
@@ -128,6 +128,18 @@ func (s *Store) Damaged(p *Point) bool {
 	defer s.mu.RUnlock()
 	for _, b := range s.bad {
 		if b.points[p.ID] {
+			return true
+		}
+	}
+	return false
+}
+
+// badDead reports whether a container has a bad record that nobody needs: it is written anew without.
+func (s *Store) badDead(id chunkstore.ContainerID, live *slotSet) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for p := range s.bad {
+		if p.Container == id && !live.has(p) {
 			return true
 		}
 	}
@@ -370,5 +382,8 @@ func (s *Store) partFromBadger(sl *seal, part Part) ([]byte, error) {
 		}
 		return nil
 	})
+	if err == nil && len(w.buf) == partHead {
+		err = errs.New(errs.Corrupt, "the metadata has nothing of this part either")
+	}
 	return w.buf, err
 }

@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"livemount/internal/errs"
@@ -229,8 +230,10 @@ func (c *catalog) addPoint(p *puts, s *sealChange, pt *Point) {
 	}
 	for i := range pt.Disks {
 		d := &pt.Disks[i]
-		if vm.lineage(d.Name) == 0 {
+		if j := slices.IndexFunc(vm.Disks, func(v VMDisk) bool { return v.Name == d.Name }); j < 0 {
 			vm.Disks = append(vm.Disks, VMDisk{d.Name, d.Lineage})
+		} else {
+			vm.Disks[j].Lineage = d.Lineage
 		}
 		c.root.LogicalBytes += d.DataBytes
 	}

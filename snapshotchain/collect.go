@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -80,7 +81,7 @@ func (c *collector) run(ctx context.Context) error {
 	var forget func(forgotten) error
 	if !c.o.DryRun {
 		m.purge = &purger{db: c.s.db, admit: c.s.opts.AdmitFreeingCommit}
-		forget = func(f forgotten) error { return c.forget(ctx, f) }
+		forget = func(f forgotten) error { return firstError(m.purge.flush(), c.forget(ctx, f)) }
 	}
 	if err := m.mark(ctx, forget); err != nil {
 		return err
@@ -158,7 +159,7 @@ type candidate struct {
 func (c *collector) candidates(ctx context.Context) ([]candidate, error) {
 	var list []candidate
 	for i, st := range c.live.states {
-		if n := c.live.count(i); n == int(st.Slots-st.Freed) {
+		if n := c.live.count(i); n == int(st.Slots-st.Freed) && !c.s.badDead(st.ID, c.live) {
 			c.report.LiveBytes += st.Bytes
 			continue
 		} else if n == 0 {
@@ -178,7 +179,7 @@ func (c *collector) candidates(ctx context.Context) ([]candidate, error) {
 		}
 		c.report.LiveBytes += u.Live
 		c.report.DeadBytes += u.Total - u.Live
-		if u.Live*100 < u.Total*sparse {
+		if u.Live*100 < u.Total*sparse || c.s.badDead(st.ID, c.live) {
 			c.report.Rewritten++
 			c.report.FreedBytes += u.Total - u.Live
 			list = append(list, candidate{i, false})
@@ -267,32 +268,52 @@ func (c *collector) markPart(ctx context.Context, sl *seal, part Part) error {
 	})
 }
 
-// newerSeals lists the disks of points that are newer than what k has, also of those that are only read or pinned.
+// newerSeals lists the disks of points that are newer than what k has. Those of points that went meanwhile are among them:
+// later ones may build upon them.
 func (s *Store) newerSeals(ctx context.Context, k *keeping) ([]diskAt, error) {
-	var list []diskAt
-	newer := func(key diskAt) {
-		if left := k.lineages[key.lineage]; left == nil || key.seq > left.upTo {
-			list = append(list, key)
+	s.mu.RLock()
+	latest := map[LineageID]Seq{}
+	for id, l := range s.cat.lineages {
+		latest[id] = l.Latest
+	}
+	s.mu.RUnlock()
+	list, err := s.newerPoints(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	for id, last := range latest {
+		from := Seq(1)
+		if left := k.lineages[id]; left != nil {
+			from = left.upTo + 1
+		}
+		err := s.db.Scan(keySeal(id, from), keySeal(id, last+1), func(key, _ []byte, _ error) error {
+			if len(key) == 13 {
+				list = append(list, diskAt{id, Seq(binary.BigEndian.Uint32(key[9:]))})
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
+	return list, nil
+}
+
+// newerPoints lists those of points that are there, whose seals must exist.
+func (s *Store) newerPoints(ctx context.Context, k *keeping) ([]diskAt, error) {
+	var list []diskAt
 	for _, vm := range s.VMs() {
 		_, points, err := s.PointsOf(ctx, vm.ID)
 		if err != nil && !s.isGone(vm.ID) {
 			return nil, err
 		}
-		for i := len(points) - 1; i >= 0; i-- {
+		for i := range points {
 			for _, key := range disksAt(&points[i]) {
-				newer(key)
+				if left := k.lineages[key.lineage]; left == nil || key.seq > left.upTo {
+					list = append(list, key)
+				}
 			}
 		}
-	}
-	s.pins.mu.Lock()
-	defer s.pins.mu.Unlock()
-	for key := range s.pins.open {
-		newer(key)
-	}
-	for key := range s.pins.held {
-		newer(key)
 	}
 	return list, nil
 }
@@ -308,7 +329,7 @@ func (c *collector) remove(ctx context.Context, list []candidate) error {
 		for _, k := range list[:n] {
 			st := c.live.states[k.i]
 			w.Gone = append(w.Gone, st.ID)
-			w.Freed += st.Bytes
+			w.Freed += max(0, st.Bytes-chunkstore.HeaderBytes)
 			w.FreedRaw += st.Raw
 		}
 		list = list[n:]

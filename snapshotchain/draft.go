@@ -211,6 +211,9 @@ func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, points []Point,
 	}
 	i, before := newestWith(points, spec.Name, disk.lineage)
 	if before == nil { // all were expired
+		if spec.Base != nil && spec.Base.Lineage >= disk.lineage { // a lineage stands only on older ones
+			disk.lineage = 0
+		}
 		return disk, s.branchOff(ctx, disk, spec.Base)
 	}
 	if err := d.pin(before.Lineage, before.Seq); err != nil {

@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -123,6 +124,11 @@ func (c *checker) containers(ctx context.Context) error {
 	}
 	c.out.Containers = len(states)
 	list, missing := c.s.chunks.CheckStates(states)
+	drafts := map[chunkstore.DraftID]bool{}
+	for id := range c.s.cat.drafts {
+		drafts[id] = true
+	}
+	missing = append(missing, c.s.chunks.Unknown(ctx, states, drafts)...)
 	c.out.Damage = append(c.out.Damage, missing...)
 	if c.o.Quick {
 		return nil
@@ -223,6 +229,38 @@ func (c *checker) metadata() error {
 	return nil
 }
 
+// olderJournal is Corrupt when the metadata has changes that the journal lost: made again of that, they would be gone.
+func olderJournal(ctx context.Context, opts Options, lock *os.File) error {
+	dir := filepath.Join(opts.Dir, "meta")
+	if _, err := os.Stat(dir); err != nil {
+		return nil
+	}
+	s := newStore(opts, lock)
+	defer s.ahead.close()
+	if err := s.loadFormat(); err != nil {
+		return err
+	}
+	if err := s.openChunks(func(chunkstore.Ptr, error) {}); err != nil {
+		return err
+	}
+	rep, err := s.chunks.Journal().Read(ctx, 1, func(uint64, []byte) error { return nil })
+	if err != nil {
+		return err
+	}
+	err = s.tryMeta(dir)
+	if s.db != nil {
+		defer s.db.Close()
+	}
+	if errs.Is(err, errs.Corrupt) {
+		return nil // it has nothing to lose
+	}
+	if err == nil && s.cat.root.Applied > rep.Last {
+		err = errs.WithTry(errs.New(errs.Corrupt, "the journal ends at record %d and the metadata at %d: made again of the journal, points would be lost", rep.Last, s.cat.root.Applied),
+			"livemountd with the metadata as it is, and mountctl export")
+	}
+	return err
+}
+
 // Rebuild makes the metadata and the dedup index of a stopped store again from its containers, and returns what was
 // damaged there. What the metadata was is kept as meta.bad-N.
 func Rebuild(ctx context.Context, opts Options) (damage []string, err error) {
@@ -233,6 +271,9 @@ func Rebuild(ctx context.Context, opts Options) (damage []string, err error) {
 	lock, err := takeLock(opts.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if err := olderJournal(ctx, opts, lock); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	err = firstError(putAside(filepath.Join(opts.Dir, "meta")), vfs.RemoveAll(vfs.OS{}, filepath.Join(opts.Dir, "dedup")))
 	if err = firstError(err, lock.Close()); err != nil {

@@ -43,6 +43,28 @@ type keeping struct {
 // it returns nothing else can be opened any more. Points that are made meanwhile are newer than upTo; those that are
 // expired meanwhile are kept, or were not in use when it looked.
 func (s *Store) whatIsKept(ctx context.Context) (*keeping, error) {
+	for _, vm := range s.VMs() { // so that there is little to read while no change can be made
+		if _, _, err := s.PointsOf(ctx, vm.ID); err != nil && !s.isGone(vm.ID) {
+			return nil, err
+		}
+	}
+	k, err := s.keepPoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		// Pins come last: a point is there, or pinned, or nobody can have it open.
+		if done, err := s.keepPins(ctx, k); done || err != nil {
+			return k, err
+		}
+	}
+}
+
+// keepPoints keeps what points have, as of one moment: a point that is made meanwhile may build upon one that is expired
+// meanwhile.
+func (s *Store) keepPoints(ctx context.Context) (*keeping, error) {
+	s.commit.Lock()
+	defer s.commit.Unlock()
 	k := &keeping{lineages: map[LineageID]*kept{}, viewers: map[diskAt]uint32{}, bases: map[diskAt]bool{}}
 	vms := s.startKeeping(k)
 	for _, id := range vms {
@@ -54,12 +76,7 @@ func (s *Store) whatIsKept(ctx context.Context) (*keeping, error) {
 			k.point(&points[i])
 		}
 	}
-	for {
-		// Pins come last: a point is there, or pinned, or nobody can have it open.
-		if done, err := s.keepPins(ctx, k); done || err != nil {
-			return k, err
-		}
-	}
+	return k, nil
 }
 
 // startKeeping notes how far each lineage goes now.

@@ -339,10 +339,15 @@ func (m *marker) markLeaf(ctx context.Context, n uint32, seen []Seq, have []leaf
 		_, shown := slices.BinarySearch(seen, v.seq)
 		oldest := i == len(m.needed)-1
 		if len(m.needed) > 1 { // else nothing is laid over it
-			if oldest {
+			switch {
+			case oldest:
 				m.leaf.begin()
+				m.leaf.lay(v.leaf)
+			case v.full || v.prev == m.needed[i+1].seq:
+				m.leaf.lay(v.leaf)
+			default: // the version before it may be of a point that this one was not compared with
+				m.layChain(i)
 			}
-			m.leaf.lay(v.leaf)
 		}
 		switch {
 		case shown && oldest:
@@ -355,6 +360,22 @@ func (m *marker) markLeaf(ctx context.Context, n uint32, seen []Seq, have []leaf
 		}
 	}
 	return nil
+}
+
+// layChain lays what the i-th needed version builds upon, and it, and nothing else.
+func (m *marker) layChain(i int) {
+	var list []int
+	for {
+		list = append(list, i)
+		if m.needed[i].full {
+			break
+		}
+		i, _ = m.find(m.needed[i].prev)
+	}
+	m.leaf.begin()
+	for _, k := range slices.Backward(list) {
+		m.leaf.lay(m.needed[k].leaf)
+	}
 }
 
 // chain decodes a version and those that it builds upon, down to a full one.

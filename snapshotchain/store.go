@@ -301,7 +301,7 @@ func (s *Store) Stats() Stats {
 	}
 	return Stats{
 		VMs: vms, Points: int(r.Points), LogicalBytes: r.LogicalBytes, UniqueBytes: r.RawBytes,
-		StoredBytes: r.StoredBytes, MetadataBytes: s.db.SizeBytes(), Containers: len(s.cat.containers),
+		StoredBytes: max(0, r.StoredBytes), MetadataBytes: s.db.SizeBytes(), Containers: len(s.cat.containers),
 		ChunkCacheBytes: c.UsedBytes, ChunkCacheBudget: c.Budget,
 	}
 }

@@ -11,17 +11,17 @@ import (
 // owners finds out which slots only one point shows: what would come back if it went. It is for one goroutine.
 type owners struct {
 	set     *slotSet
-	of      []uint32          // by slot: 0 nobody, n+1 the n-th point, many
-	viewers map[diskAt]uint32 // who shows a disk: n+1, or many
+	of      []uint32          // by slot: 0 nobody, n+1 the n-th point, several
+	viewers map[diskAt]uint32 // who shows a disk: n+1, or several
 
 	dirs  map[Seq]uint32            // who sees a version of the directory page that is marked now
 	seen  [dirLeaves]map[Seq]uint32 // who sees a version of its leaves
 	pages [LeafPages]chunkstore.Ptr // of the leaf that is marked now
-	since [LeafPages]int            // how many seen versions there were when the page came to be where it is
+	since [LeafPages]int            // how several seen versions there were when the page came to be where it is
 	by    []uint32                  // who sees these
 }
 
-const many = ^uint32(0)
+const several = ^uint32(0)
 
 // maxOwned bounds the slots of which it is kept who shows them, at 4 bytes each.
 const maxOwned = 64 << 20
@@ -32,7 +32,7 @@ func newOwners(set *slotSet, k *keeping) *owners {
 		o.viewers[key] = n
 	}
 	for key := range k.bases {
-		o.viewers[key] = many
+		o.viewers[key] = several
 	}
 	return o
 }
@@ -42,7 +42,7 @@ func join(a, b uint32) uint32 {
 	if a == 0 || a == b {
 		return b
 	}
-	return many
+	return several
 }
 
 // dir begins a directory page.
@@ -63,7 +63,7 @@ func (o *owners) sees(key diskAt, version Seq) {
 	}
 	who, ok := o.viewers[key]
 	if !ok {
-		who = many // pinned, and no point any more
+		who = several // pinned, and no point any more
 	}
 	o.dirs[version] = join(o.dirs[version], who)
 }
@@ -91,8 +91,12 @@ func (o *owners) leaf(n uint32, needed []version) {
 	}
 	clear(o.pages[:])
 	o.by = o.by[:0]
-	for _, v := range slices.Backward(needed) {
-		o.lay(v.leaf)
+	for i, v := range slices.Backward(needed) {
+		if i == len(needed)-1 || v.full || v.prev == needed[i+1].seq {
+			o.lay(v.leaf)
+		} else {
+			o.show(flatten(chainOf(needed, i)))
+		}
 		if who := o.seen[n%dirLeaves][v.seq]; who != 0 {
 			o.by = append(o.by, who)
 		}
@@ -100,6 +104,24 @@ func (o *owners) leaf(n uint32, needed []version) {
 	for i := range o.pages {
 		o.put(i, chunkstore.Ptr{})
 	}
+}
+
+// chainOf returns the i-th of the needed versions, which are newest first, and those that it builds upon.
+func chainOf(needed []version, i int) (list []*leaf) {
+	for ; ; i++ {
+		list = append(list, needed[i].leaf)
+		if needed[i].full {
+			return list
+		}
+		for prev := needed[i].prev; needed[i+1].seq != prev; {
+			i++
+		}
+	}
+}
+
+// show makes the leaf what these runs say.
+func (o *owners) show(runs []Run) {
+	o.lay(&leaf{full: true, runs: runs})
 }
 
 func (o *owners) lay(v *leaf) {
@@ -129,7 +151,7 @@ func (o *owners) put(page int, p chunkstore.Ptr) {
 		case 1:
 			o.add(old, o.by[from])
 		default: // a point sees one version, so these are several
-			o.add(old, many)
+			o.add(old, several)
 		}
 	}
 	o.pages[page], o.since[page] = p, len(o.by)
@@ -142,13 +164,13 @@ func (o *owners) add(p chunkstore.Ptr, who uint32) {
 	}
 }
 
-// Usage is how many stored bytes only one point shows, by point.
+// Usage is how several stored bytes only one point shows, by point.
 type Usage struct {
 	Unique  map[PointID]int64
 	applied uint64
 }
 
-// UniqueBytes returns how many stored bytes would come back if only this point went, as of the last Measure, and
+// UniqueBytes returns how several stored bytes would come back if only this point went, as of the last Measure, and
 // whether that is known. Containers of which little is unused are not written anew at once.
 func (s *Store) UniqueBytes(p *Point) (int64, bool) {
 	s.mu.RLock()
@@ -158,7 +180,7 @@ func (s *Store) UniqueBytes(p *Point) (int64, bool) {
 }
 
 // Measure finds out what each point has for itself, unless that is known: it goes through the whole map. Invalid for
-// a store with too many chunks.
+// a store with too several chunks.
 func (s *Store) Measure(ctx context.Context) error {
 	s.packing.Lock()
 	defer s.packing.Unlock()
@@ -206,7 +228,7 @@ func (s *Store) addUp(ctx context.Context, o *owners, k *keeping) (map[PointID]i
 	for i, st := range o.set.states {
 		of := o.of[o.set.start[i]*64:]
 		err := s.chunks.EachSlot(ctx, st.ID, func(n uint32, bytes int64) {
-			if n < st.Slots && of[n] != 0 && of[n] != many {
+			if n < st.Slots && of[n] != 0 && of[n] != several {
 				unique[k.ids[of[n]-1]] += bytes
 			}
 		})

@@ -205,20 +205,35 @@ func (j *Journal) checkSealed(c *container, b []byte, slots []slot, rep *Journal
 		return
 	}
 	t, err := parseTrailer(b[len(b)-trailerBytes:], int64(len(b)))
-	if err != nil || t.id != c.id {
-		return
-	}
-	good := 0
+	sealed := err == nil && t.id == c.id
+	good, end := 0, headerBytes
 	for _, sl := range slots {
 		if sl.len > 0 {
 			if _, err := parseRecord(newSeed(j.s.opts.Store, c.id), b[sl.off:sl.off+sl.len]); err == nil {
 				good++
+				end = int(sl.off + sl.len)
 			}
 		}
+	}
+	if !sealed {
+		if n := begunRecords(b, end); n > 1 { // each is on disk before the next is written
+			rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal container %s: %d records behind offset %d are bad", c.id, n, end))
+		}
+		return
 	}
 	if good < t.count {
 		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal container %s has %d good records of %d", c.id, good, t.count))
 	}
+}
+
+// begunRecords counts where records begin behind an offset.
+func begunRecords(b []byte, from int) (n int) {
+	for at := from; at+recordHeader <= len(b); at += recordAlign {
+		if string(b[at:at+len(recordMagic)]) == recordMagic {
+			n++
+		}
+	}
+	return n
 }
 
 // SettleJournal makes durable what a crash left in the journal before anybody relies on it: a record that

@@ -37,6 +37,9 @@ func (c Class) String() string {
 	}
 }
 
+// HeaderBytes is how long a container is before its first record.
+const HeaderBytes = headerBytes
+
 const (
 	headerMagic  = "LMCONT1\n"
 	footerMagic  = "LMFOOT1\n"

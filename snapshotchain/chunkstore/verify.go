@@ -89,8 +89,17 @@ func (v *verifier) run(ctx context.Context) error {
 	defer v.file.release()
 	defer v.dropCache() // others have better use for it
 	v.dropCache()
-	for n := range slots {
-		sl := slots[n]
+	v.c.mu.Lock()
+	committed := int(v.c.state.Slots)
+	v.c.mu.Unlock()
+	if committed == 0 { // of the journal
+		committed = len(slots)
+	}
+	for n := range committed {
+		sl := slot{}
+		if n < len(slots) {
+			sl = slots[n]
+		}
 		if sl.kind == KindFreed {
 			continue
 		}
@@ -187,6 +196,7 @@ func (s *Store) CheckStates(states []State) (there []Sealed, damage []string) {
 		if c.gen == st.Gen && info.SizeBytes < st.Bytes {
 			damage = append(damage, fmt.Sprintf("container %s ends at %d, not at %d", st.ID, info.SizeBytes, st.Bytes))
 		}
+		c.state = st // nobody else has the store
 		there = append(there, Sealed{st.ID, c.gen, c.class, info.SizeBytes})
 	}
 	for _, c := range s.sorted(ClassJournal) {
@@ -195,4 +205,24 @@ func (s *Store) CheckStates(states []State) (there []Sealed, damage []string) {
 		}
 	}
 	return there, damage
+}
+
+// Unknown lists containers that no state names and that no draft which was begun made: their journal is lost. It is for a store
+// that is not recovered.
+func (s *Store) Unknown(ctx context.Context, states []State, drafts map[DraftID]bool) (damage []string) {
+	known := map[ContainerID]bool{}
+	for _, st := range states {
+		known[st.ID] = true
+	}
+	for _, class := range []Class{ClassMap, ClassData} {
+		for _, c := range s.sorted(class) {
+			if known[c.id] {
+				continue
+			}
+			if h, err := s.containerHeader(ctx, c); err == nil && !drafts[h.draft] {
+				damage = append(damage, fmt.Sprintf("container that the journal does not know: %s", c.path))
+			}
+		}
+	}
+	return damage
 }
