@@ -100,7 +100,7 @@ func (k *keeper) collect(ctx context.Context, dryRun bool, pace func(context.Con
 		e := api.FromErr(err)
 		v.Error = &e
 	}
-	if !dryRun {
+	if !dryRun && (err != nil || r.FreedBytes > 0) {
 		k.mu.Lock()
 		k.last = v
 		k.mu.Unlock()
