@@ -1,14 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"livemount/server/api"
@@ -91,7 +90,7 @@ func (b *bench) rebuild(ctx context.Context, dir, name string, want float64) err
 			return err
 		}
 	}
-	bytes, err := allocated(filepath.Join(dir, "containers"))
+	size, err := allocated(filepath.Join(dir, "containers"))
 	if err == nil {
 		err = dropCache()
 	}
@@ -104,11 +103,11 @@ func (b *bench) rebuild(ctx context.Context, dir, name string, want float64) err
 	}
 	opened, rest := w.step("open").cost, w.step("settle").cost
 	all := cost{opened.Wall + rest.Wall, opened.CPU + rest.CPU, max(opened.RSS, rest.RSS)}
-	b.report.addForget(name+": metadata made again", forgetRow{Bytes: bytes}, opened)
-	b.report.addForget(name+": and the index of chunks", forgetRow{Bytes: bytes}, all)
+	b.report.addForget(name+": metadata made again", forgetRow{Bytes: size}, opened)
+	b.report.addForget(name+": and the index of chunks", forgetRow{Bytes: size}, all)
 	if want > 0 {
-		b.report.atLeast("metadata made again, MB of containers a second", megabytes(bytes, opened.Wall), want)
-		b.report.atLeast("the same with the index of chunks", megabytes(bytes, all.Wall), want)
+		b.report.atLeast("metadata made again, MB of containers a second", megabytes(size, opened.Wall), want)
+		b.report.atLeast("the same with the index of chunks", megabytes(size, all.Wall), want)
 	}
 	return nil
 }
@@ -210,17 +209,13 @@ func (b *bench) scrubs(ctx context.Context, data string) error {
 
 // readFolder reads all files of a folder past the page cache, so many pieces of 1 MiB at a time, in MB a second.
 func readFolder(ctx context.Context, dir string, depth int) (float64, error) {
-	list, err := filepath.Glob(filepath.Join(dir, "data", "*", "*"))
-	if err != nil {
-		return 0, err
-	}
 	args := []string{
-		"--output-format=json", "--name=x", "--filename=" + strings.Join(list, ":"), "--rw=read", "--bs=1m", "--direct=1",
+		"--output-format=json", "--name=x", "--opendir=" + filepath.Join(dir, "data"), "--rw=read", "--bs=1m", "--direct=1",
 		"--file_service_type=sequential", "--ioengine=libaio", fmt.Sprintf("--iodepth=%d", depth),
 	}
 	out, err := exec.CommandContext(ctx, "fio", args...).Output()
 	if err != nil {
-		return 0, fmt.Errorf("fio of %s: %w: %s", dir, err, out)
+		return 0, fmt.Errorf("fio %v: %w: %s", args, err, out)
 	}
 	var v struct {
 		Jobs []struct {
@@ -229,8 +224,11 @@ func readFolder(ctx context.Context, dir string, depth int) (float64, error) {
 			}
 		}
 	}
+	if i := bytes.IndexByte(out, '{'); i > 0 { // how many files it found
+		out = out[i:]
+	}
 	if err := json.Unmarshal(out, &v); err != nil || len(v.Jobs) != 1 {
-		return 0, fmt.Errorf("fio said %q: %w", out, err)
+		return 0, fmt.Errorf("fio of %s: %d jobs: %w", dir, len(v.Jobs), err)
 	}
 	return v.Jobs[0].Read.BW / 1e6, nil
 }
@@ -258,7 +256,7 @@ func (b *bench) forgetOurs(ctx context.Context, data string) error {
 	if err := d.Do(ctx, "POST", "/v1/points/expire", nil, api.ExpireRequest{Refs: []string{"vm@-1"}}, nil); err != nil {
 		return err
 	}
-	if err := d.run(ctx, "/v1/gc", api.CollectRequest{}); err != nil {
+	if err := d.Do(ctx, "POST", "/v1/gc", nil, api.CollectRequest{}, nil); err != nil { // answers at its end
 		return err
 	}
 	c := cost{Wall: time.Since(began)}
@@ -273,23 +271,6 @@ func (b *bench) forgetOurs(ctx context.Context, data string) error {
 	after, err := allocated(filepath.Join(data, "containers"))
 	b.report.addForget("real disk: livemount, expire and collect", forgetRow{Freed: before - after}, c)
 	return err
-}
-
-// run starts a job and waits for its end.
-func (d *daemon) run(ctx context.Context, path string, req any) error {
-	var j api.Job
-	if err := d.Do(ctx, "POST", path, nil, req, &j); err != nil {
-		return err
-	}
-	for !j.Finished() {
-		if err := d.Do(ctx, "GET", "/v1/jobs/"+j.Job, url.Values{"wait": {"30"}}, nil, &j); err != nil {
-			return err
-		}
-	}
-	if j.Error != nil {
-		return j.Error.Err()
-	}
-	return nil
 }
 
 func (b *bench) forgetPeers(ctx context.Context, borg borgRepo, restic resticRepo) error {
