@@ -191,7 +191,9 @@ func TestNoNonceIsUsedTwice(t *testing.T) {
 				for p, raw := range got {
 					want[p] = raw
 				}
-				err = w.Release(list)
+				if err := w.Release(list); err != nil {
+					t.Fatal(err)
+				}
 			} else {
 				w.Abort() // it may fail, too
 			}
