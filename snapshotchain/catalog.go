@@ -200,6 +200,7 @@ func (c *catalog) checkSeal(s *sealChange) error {
 func (c *catalog) sealLineage(p *puts, s *seal) error {
 	l := c.lineages[s.Lineage]
 	old := mustJSON(l)
+	l.Forked = l.Forked || s.Prev != l.Latest
 	l.Latest = s.Seq
 	p.set(&c.root.Lineages, keyLineage(l.ID), old, mustJSON(l))
 	return nil

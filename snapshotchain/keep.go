@@ -11,8 +11,9 @@ import (
 
 // kept is what is needed of a lineage: of its points up to upTo only seqs, ascending; all that are newer.
 type kept struct {
-	upTo Seq
-	seqs []Seq
+	upTo   Seq
+	seqs   []Seq
+	forked bool // not every point builds upon the one before
 }
 
 func (k *kept) has(seq Seq) bool {
@@ -84,7 +85,7 @@ func (s *Store) startKeeping(k *keeping) []VMID {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for id, l := range s.cat.lineages {
-		k.lineages[id] = &kept{upTo: l.Latest}
+		k.lineages[id] = &kept{upTo: l.Latest, forked: l.Forked}
 	}
 	return slices.Collect(maps.Keys(s.cat.vms))
 }

@@ -333,7 +333,7 @@ func (m *marker) markLeaf(ctx context.Context, n uint32, seen []Seq, have []leaf
 			}
 		}
 	}
-	m.own.leaf(n, m.needed)
+	m.own.leaf(n, m.needed, m.kept.forked)
 	for i, v := range slices.Backward(m.needed) {
 		m.pointers += int64(len(v.runs))
 		_, shown := slices.BinarySearch(seen, v.seq)
@@ -343,7 +343,7 @@ func (m *marker) markLeaf(ctx context.Context, n uint32, seen []Seq, have []leaf
 			case oldest:
 				m.leaf.begin()
 				m.leaf.lay(v.leaf)
-			case v.full || v.prev == m.needed[i+1].seq:
+			case !m.kept.forked || v.full || v.prev == m.needed[i+1].seq:
 				m.leaf.lay(v.leaf)
 			default: // the version before it may be of a point that this one was not compared with
 				m.layChain(i)

@@ -132,6 +132,8 @@ type lineage struct {
 	Base   *base     `json:"base,omitempty"`
 	Next   Seq       `json:"next"`   // never used yet
 	Latest Seq       `json:"latest"` // newest sealed, 0 when none
+	// Forked says that a point builds upon another than the one before it, which had been expired.
+	Forked bool `json:"forked,omitempty"`
 }
 
 // maxName bounds names of VMs and disks, in bytes.

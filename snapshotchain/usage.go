@@ -85,14 +85,14 @@ func (o *owners) leaves(version Seq, dp *dirPage) {
 }
 
 // leaf goes through the needed versions of a leaf, newest first.
-func (o *owners) leaf(n uint32, needed []version) {
+func (o *owners) leaf(n uint32, needed []version, forked bool) {
 	if o == nil {
 		return
 	}
 	clear(o.pages[:])
 	o.by = o.by[:0]
 	for i, v := range slices.Backward(needed) {
-		if i == len(needed)-1 || v.full || v.prev == needed[i+1].seq {
+		if i == len(needed)-1 || !forked || v.full || v.prev == needed[i+1].seq {
 			o.lay(v.leaf)
 		} else {
 			o.show(flatten(chainOf(needed, i)))
