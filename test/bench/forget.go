@@ -112,16 +112,58 @@ func (b *bench) rebuild(ctx context.Context, dir, name string, want float64) err
 	return nil
 }
 
-// forgetReal backs the real disk up three times with each program, scrubs and makes the metadata of the store again,
-// and lets the snapshot in the middle go.
+// forgetReal backs the real disk up three times with each program and lets the snapshot in the middle go; ours is also
+// scrubbed, and its metadata made again. One program comes after the other, so that the disk has room for all.
 func (b *bench) forgetReal(ctx context.Context) error {
-	disk, data := b.path("forget.raw"), b.path("forget")
-	progress("a copy of the disk and three backups of it with each program")
+	disk := b.path("forget.raw")
+	progress("a copy of the disk, and three backups of it with each program")
 	if _, err := command(ctx, "cp", "--sparse=always", b.disk, disk).measure(); err != nil {
 		return err
 	}
 	defer os.Remove(disk) // the folder goes at the end; this makes room
-	borg, restic, err := b.threeOfEach(ctx, data, disk)
+	if err := b.forgetOurs(ctx, disk); err != nil {
+		return err
+	}
+	borg := borgRepo{dir: b.path("borg"), home: b.path("borg-home")}
+	restic := resticRepo{dir: b.path("restic"), cache: b.path("restic-cache")}
+	if err := b.forgetBorg(ctx, borg, disk); err != nil {
+		return err
+	}
+	return b.forgetRestic(ctx, restic, disk)
+}
+
+// three makes three backups of the disk, of which some extents are overwritten in between.
+func three(disk string, seed uint64, backup func(i int, changed *[]api.Range) error) error {
+	for i := range 3 {
+		if i == 0 {
+			if err := backup(i, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		list, err := scatter(disk, seed+uint64(i))
+		if err == nil {
+			err = backup(i, &list)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) forgetOurs(ctx context.Context, disk string) error {
+	data := b.path("forget")
+	defer os.RemoveAll(data) // as above
+	d, err := b.daemon(ctx, data)
+	if err != nil {
+		return err
+	}
+	err = three(disk, 100, func(_ int, changed *[]api.Range) error {
+		_, _, err := d.backup(ctx, "vm", disk, changed)
+		return err
+	})
+	d.stop()
 	if err != nil {
 		return err
 	}
@@ -131,39 +173,67 @@ func (b *bench) forgetReal(ctx context.Context) error {
 	if err := b.rebuild(ctx, data, "real disk", 200); err != nil {
 		return err
 	}
-	if err := b.forgetOurs(ctx, data); err != nil {
-		return err
-	}
-	return b.forgetPeers(ctx, borg, restic)
+	return b.forgetByDaemon(ctx, data)
 }
 
-func (b *bench) threeOfEach(ctx context.Context, data, disk string) (borgRepo, resticRepo, error) {
-	var borg borgRepo
-	var restic resticRepo
-	d, err := b.daemon(ctx, data)
+func (b *bench) forgetBorg(ctx context.Context, r borgRepo, disk string) error {
+	defer os.RemoveAll(r.dir) // as above
+	if _, err := r.borg(ctx, "init", "-e", "none", r.dir).measure(); err != nil {
+		return err
+	}
+	err := three(disk, 110, func(i int, _ *[]api.Range) error {
+		_, err := r.create(ctx, fmt.Sprint(i), disk)
+		return err
+	})
 	if err != nil {
-		return borg, restic, err
+		return err
 	}
-	defer d.stop()
-	if borg, restic, err = b.firstOfPeers(ctx, d, disk); err != nil {
-		return borg, restic, err
+	return b.forgetPeer("borg delete, compact", r.dir, r.borg(ctx, "delete", r.dir+"::1"), r.borg(ctx, "compact", r.dir))
+}
+
+func (b *bench) forgetRestic(ctx context.Context, r resticRepo, disk string) error {
+	defer os.RemoveAll(r.dir) // as above
+	if _, err := r.restic(ctx, "init").measure(); err != nil {
+		return err
 	}
-	for i, name := range []string{"two", "three"} {
-		list, err := scatter(disk, uint64(100+i))
-		if err == nil {
-			_, _, err = d.backup(ctx, "vm", disk, &list)
-		}
-		if err == nil {
-			_, err = borg.create(ctx, name, disk)
-		}
-		if err == nil {
-			_, err = restic.backup(ctx, disk)
-		}
+	err := three(disk, 120, func(int, *[]api.Range) error {
+		_, err := r.backup(ctx, disk)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	ids, err := r.snapshots(ctx)
+	if err == nil && len(ids) != 3 {
+		err = fmt.Errorf("restic has %d snapshots, not 3", len(ids))
+	}
+	if err != nil {
+		return err
+	}
+	return b.forgetPeer("restic forget --prune", r.dir, r.restic(ctx, "forget", "--prune", ids[1]))
+}
+
+// forgetPeer measures programs that let a snapshot go, together.
+func (b *bench) forgetPeer(name, dir string, programs ...program) error {
+	progress("%s", name)
+	before, err := allocated(dir)
+	if err == nil {
+		err = dropCache()
+	}
+	if err != nil {
+		return err
+	}
+	var sum cost
+	for _, p := range programs {
+		c, err := p.measure()
 		if err != nil {
-			return borg, restic, err
+			return err
 		}
+		sum.Wall, sum.CPU, sum.RSS = sum.Wall+c.Wall, sum.CPU+c.CPU, max(sum.RSS, c.RSS)
 	}
-	return borg, restic, nil
+	after, err := allocated(dir)
+	b.report.addForget("real disk: "+name, forgetRow{Freed: before - after}, sum)
+	return err
 }
 
 // scrubs reads the containers again in turn with fio, which reads the same files past the page cache.
@@ -233,8 +303,8 @@ func readFolder(ctx context.Context, dir string, depth int) (float64, error) {
 	return v.Jobs[0].Read.BW / 1e6, nil
 }
 
-// forgetOurs expires the point in the middle and collects, with the daemon, whose CPU time is taken.
-func (b *bench) forgetOurs(ctx context.Context, data string) error {
+// forgetByDaemon expires the point in the middle and collects, with the daemon, whose CPU time is taken.
+func (b *bench) forgetByDaemon(ctx context.Context, data string) error {
 	before, err := allocated(filepath.Join(data, "containers"))
 	if err == nil {
 		err = dropCache()
@@ -271,49 +341,6 @@ func (b *bench) forgetOurs(ctx context.Context, data string) error {
 	after, err := allocated(filepath.Join(data, "containers"))
 	b.report.addForget("real disk: livemount, expire and collect", forgetRow{Freed: before - after}, c)
 	return err
-}
-
-func (b *bench) forgetPeers(ctx context.Context, borg borgRepo, restic resticRepo) error {
-	ids, err := restic.snapshots(ctx)
-	if err != nil {
-		return err
-	}
-	if len(ids) != 3 {
-		return fmt.Errorf("restic has %d snapshots, not 3", len(ids))
-	}
-	peers := []struct {
-		name, dir string
-		programs  []program
-	}{
-		{"borg delete, compact", borg.dir, []program{
-			borg.borg(ctx, "delete", borg.dir+"::two"), borg.borg(ctx, "compact", "--threshold", "10", borg.dir),
-		}},
-		{"restic forget --prune", restic.dir, []program{restic.restic(ctx, "forget", "--prune", ids[1])}},
-	}
-	for _, p := range peers {
-		progress("%s", p.name)
-		before, err := allocated(p.dir)
-		if err == nil {
-			err = dropCache()
-		}
-		if err != nil {
-			return err
-		}
-		var sum cost
-		for _, x := range p.programs {
-			c, err := x.measure()
-			if err != nil {
-				return err
-			}
-			sum.Wall, sum.CPU, sum.RSS = sum.Wall+c.Wall, sum.CPU+c.CPU, max(sum.RSS, c.RSS)
-		}
-		after, err := allocated(p.dir)
-		if err != nil {
-			return err
-		}
-		b.report.addForget("real disk: "+p.name, forgetRow{Freed: before - after}, sum)
-	}
-	return nil
 }
 
 // snapshots lists the ids of a repository, oldest first.
