@@ -51,10 +51,8 @@ func (b *bench) forgetChain(ctx context.Context) error {
 	b.report.addForget("1 TiB, 1,000 points: expire one", forgetRow{}, one.cost)
 	b.report.addForget("1 TiB, 1,000 points: collect", forgetRow{Pointers: w.Collection.Pointers, Purged: w.Collection.PurgedKeys}, all.cost)
 	b.report.below("expire one point of 1 TiB, 1,000 points: CPU", one.CPU, 2*time.Second)
-	if err := b.rebuild(ctx, dir, "1 TiB, 1,000 points", 0); err != nil {
-		return err
-	}
-	return nil
+	b.report.below("the same with the collection behind it", one.CPU+all.CPU, 2*time.Second)
+	return b.rebuild(ctx, dir, "1 TiB, 1,000 points")
 }
 
 // hundredMillion is what marking is judged by.
@@ -82,8 +80,11 @@ func (b *bench) markShapes(ctx context.Context) error {
 	return nil
 }
 
-// rebuild removes the metadata of a store and opens it. want is how many MB of containers a second are wanted, 0 for none.
-func (b *bench) rebuild(ctx context.Context, dir, name string, want float64) error {
+// rebuildRate is how many MB of containers a second metadata is to be made again of.
+const rebuildRate = 200
+
+// rebuild removes the metadata of a store and opens it.
+func (b *bench) rebuild(ctx context.Context, dir, name string) error {
 	progress("metadata of %s is made again", dir)
 	for _, sub := range []string{"meta", "dedup"} {
 		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
@@ -105,69 +106,141 @@ func (b *bench) rebuild(ctx context.Context, dir, name string, want float64) err
 	all := cost{opened.Wall + rest.Wall, opened.CPU + rest.CPU, max(opened.RSS, rest.RSS)}
 	b.report.addForget(name+": metadata made again", forgetRow{Bytes: size}, opened)
 	b.report.addForget(name+": and the index of chunks", forgetRow{Bytes: size}, all)
-	if want > 0 {
-		b.report.atLeast("metadata made again, MB of containers a second", megabytes(size, opened.Wall), want)
-		b.report.atLeast("the same with the index of chunks", megabytes(size, all.Wall), want)
-	}
+	b.report.atLeast(name+": metadata made again, MB of containers a second", megabytes(size, opened.Wall), rebuildRate)
+	b.report.atLeast(name+": the same with the index of chunks", megabytes(size, all.Wall), rebuildRate)
 	return nil
 }
 
-// forgetReal backs the real disk up three times with each program, scrubs and makes the metadata of the store again,
-// and lets the snapshot in the middle go.
+// forgetReal backs the real disk up three times with each program and lets the snapshot in the middle go; ours is also
+// scrubbed, and its metadata made again. One program comes after the other, so that the disk has room for all.
 func (b *bench) forgetReal(ctx context.Context) error {
-	disk, data := b.path("forget.raw"), b.path("forget")
-	progress("a copy of the disk and three backups of it with each program")
+	disk := b.path("forget.raw")
+	progress("a copy of the disk, and three backups of it with each program")
 	if _, err := command(ctx, "cp", "--sparse=always", b.disk, disk).measure(); err != nil {
 		return err
 	}
 	defer os.Remove(disk) // the folder goes at the end; this makes room
-	borg, restic, err := b.threeOfEach(ctx, data, disk)
+	if err := b.forgetOurs(ctx, disk); err != nil {
+		return err
+	}
+	borg := borgRepo{dir: b.path("borg"), home: b.path("borg-home")}
+	restic := resticRepo{dir: b.path("restic"), cache: b.path("restic-cache")}
+	if err := b.forgetBorg(ctx, borg, disk); err != nil {
+		return err
+	}
+	return b.forgetRestic(ctx, restic, disk)
+}
+
+// three makes three backups of the disk, of which some extents are overwritten in between.
+func three(disk string, seed uint64, backup func(i int, changed *[]api.Range) error) error {
+	for i := range 3 {
+		if i == 0 {
+			if err := backup(i, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		list, err := scatter(disk, seed+uint64(i))
+		if err == nil {
+			err = backup(i, &list)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) forgetOurs(ctx context.Context, disk string) error {
+	data := b.path("forget")
+	defer os.RemoveAll(data) // as above
+	d, err := b.daemon(ctx, data)
+	if err != nil {
+		return err
+	}
+	err = three(disk, 100, func(_ int, changed *[]api.Range) error {
+		_, _, err := d.backup(ctx, "vm", disk, changed)
+		return err
+	})
+	d.stop()
 	if err != nil {
 		return err
 	}
 	if err := b.scrubs(ctx, data); err != nil {
 		return err
 	}
-	if err := b.rebuild(ctx, data, "real disk", 200); err != nil {
+	if err := b.rebuild(ctx, data, "real disk"); err != nil {
 		return err
 	}
-	if err := b.forgetOurs(ctx, data); err != nil {
-		return err
-	}
-	return b.forgetPeers(ctx, borg, restic)
+	return b.forgetByDaemon(ctx, data)
 }
 
-func (b *bench) threeOfEach(ctx context.Context, data, disk string) (borgRepo, resticRepo, error) {
-	var borg borgRepo
-	var restic resticRepo
-	d, err := b.daemon(ctx, data)
+func (b *bench) forgetBorg(ctx context.Context, r borgRepo, disk string) error {
+	defer os.RemoveAll(r.dir) // as above
+	if _, err := r.borg(ctx, "init", "-e", "none", r.dir).measure(); err != nil {
+		return err
+	}
+	err := three(disk, 110, func(i int, _ *[]api.Range) error {
+		_, err := r.create(ctx, fmt.Sprint(i), disk)
+		return err
+	})
 	if err != nil {
-		return borg, restic, err
+		return err
 	}
-	defer d.stop()
-	if borg, restic, err = b.firstOfPeers(ctx, d, disk); err != nil {
-		return borg, restic, err
+	return b.forgetPeer("borg delete, compact", r.dir, r.borg(ctx, "delete", r.dir+"::1"), r.borg(ctx, "compact", r.dir))
+}
+
+func (b *bench) forgetRestic(ctx context.Context, r resticRepo, disk string) error {
+	defer os.RemoveAll(r.dir) // as above
+	if _, err := r.restic(ctx, "init").measure(); err != nil {
+		return err
 	}
-	for i, name := range []string{"two", "three"} {
-		list, err := scatter(disk, uint64(100+i))
-		if err == nil {
-			_, _, err = d.backup(ctx, "vm", disk, &list)
-		}
-		if err == nil {
-			_, err = borg.create(ctx, name, disk)
-		}
-		if err == nil {
-			_, err = restic.backup(ctx, disk)
-		}
+	err := three(disk, 120, func(int, *[]api.Range) error {
+		_, err := r.backup(ctx, disk)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	ids, err := r.snapshots(ctx)
+	if err == nil && len(ids) != 3 {
+		err = fmt.Errorf("restic has %d snapshots, not 3", len(ids))
+	}
+	if err != nil {
+		return err
+	}
+	return b.forgetPeer("restic forget --prune", r.dir, r.restic(ctx, "forget", "--prune", ids[1]))
+}
+
+// forgetPeer measures programs that let a snapshot go, together.
+func (b *bench) forgetPeer(name, dir string, programs ...program) error {
+	progress("%s", name)
+	before, err := allocated(dir)
+	if err == nil {
+		err = dropCache()
+	}
+	if err != nil {
+		return err
+	}
+	var sum cost
+	for _, p := range programs {
+		c, err := p.measure()
 		if err != nil {
-			return borg, restic, err
+			return err
 		}
+		sum.Wall, sum.CPU, sum.RSS = sum.Wall+c.Wall, sum.CPU+c.CPU, max(sum.RSS, c.RSS)
 	}
-	return borg, restic, nil
+	after, err := allocated(dir)
+	b.report.addForget("real disk: "+name, forgetRow{Freed: before - after}, sum)
+	return err
 }
 
 // scrubs reads the containers again in turn with fio, which reads the same files past the page cache.
 func (b *bench) scrubs(ctx context.Context, data string) error {
+	size, err := allocated(filepath.Join(data, "containers")) // what was read twice, where pieces overlap, counts once
+	if err != nil {
+		return err
+	}
 	var best work
 	var disk, deep float64
 	for range 3 {
@@ -201,9 +274,9 @@ func (b *bench) scrubs(ctx context.Context, data string) error {
 		}
 	}
 	c := best.step("scrub").cost
-	b.report.addForget("real disk: scrub", forgetRow{Bytes: best.Read}, c)
+	b.report.addForget("real disk: scrub", forgetRow{Bytes: size}, c)
 	b.report.Disk = diskRow{disk, deep}
-	b.report.atLeast("scrub beside the disk, read in order by 1 MiB", megabytes(best.Read, c.Wall)/disk, 0.8)
+	b.report.atLeast("scrub beside the disk, read in order by 1 MiB", megabytes(size, c.Wall)/disk, 0.8)
 	return nil
 }
 
@@ -233,8 +306,8 @@ func readFolder(ctx context.Context, dir string, depth int) (float64, error) {
 	return v.Jobs[0].Read.BW / 1e6, nil
 }
 
-// forgetOurs expires the point in the middle and collects, with the daemon, whose CPU time is taken.
-func (b *bench) forgetOurs(ctx context.Context, data string) error {
+// forgetByDaemon expires the point in the middle and collects, with the daemon, whose CPU time is taken.
+func (b *bench) forgetByDaemon(ctx context.Context, data string) error {
 	before, err := allocated(filepath.Join(data, "containers"))
 	if err == nil {
 		err = dropCache()
@@ -271,49 +344,6 @@ func (b *bench) forgetOurs(ctx context.Context, data string) error {
 	after, err := allocated(filepath.Join(data, "containers"))
 	b.report.addForget("real disk: livemount, expire and collect", forgetRow{Freed: before - after}, c)
 	return err
-}
-
-func (b *bench) forgetPeers(ctx context.Context, borg borgRepo, restic resticRepo) error {
-	ids, err := restic.snapshots(ctx)
-	if err != nil {
-		return err
-	}
-	if len(ids) != 3 {
-		return fmt.Errorf("restic has %d snapshots, not 3", len(ids))
-	}
-	peers := []struct {
-		name, dir string
-		programs  []program
-	}{
-		{"borg delete, compact", borg.dir, []program{
-			borg.borg(ctx, "delete", borg.dir+"::two"), borg.borg(ctx, "compact", "--threshold", "10", borg.dir),
-		}},
-		{"restic forget --prune", restic.dir, []program{restic.restic(ctx, "forget", "--prune", ids[1])}},
-	}
-	for _, p := range peers {
-		progress("%s", p.name)
-		before, err := allocated(p.dir)
-		if err == nil {
-			err = dropCache()
-		}
-		if err != nil {
-			return err
-		}
-		var sum cost
-		for _, x := range p.programs {
-			c, err := x.measure()
-			if err != nil {
-				return err
-			}
-			sum.Wall, sum.CPU, sum.RSS = sum.Wall+c.Wall, sum.CPU+c.CPU, max(sum.RSS, c.RSS)
-		}
-		after, err := allocated(p.dir)
-		if err != nil {
-			return err
-		}
-		b.report.addForget("real disk: "+p.name, forgetRow{Freed: before - after}, sum)
-	}
-	return nil
 }
 
 // snapshots lists the ids of a repository, oldest first.

@@ -29,7 +29,6 @@ const daemonMemory = 400 << 20
 type work struct {
 	Steps      []step
 	Collection *snapshotchain.Collection `json:",omitempty"`
-	Read       int64                     // bytes of containers
 	Bad        int
 }
 
@@ -134,7 +133,7 @@ func (w *work) collect(ctx context.Context, s *snapshotchain.Store, dry bool) er
 
 func (w *work) scrub(ctx context.Context, s *snapshotchain.Store) error {
 	done, err := s.Scrub(ctx, 0, func(ctx context.Context, _ int64) error { return ctx.Err() }, nil)
-	w.Read, w.Bad = done.ReadBytes, done.Bad
+	w.Bad = done.Bad
 	return err
 }
 

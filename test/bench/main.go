@@ -1,7 +1,8 @@
 // Command bench measures Livemount beside what Debian has for the same work, in one run on one machine:
 // mounts beside a qcow2 overlay over qemu-storage-daemon's FUSE export and restic mount; ingest beside borg
-// and restic; the NFS server beside nfs-ganesha; forgetting beside both; and the memory of the daemon. Wall time on a shared machine varies, so CPU time is printed
-// beside it. Results go to standard output as tables and to a JSON file. `make bench` runs it.
+// and restic; the NFS server beside nfs-ganesha; forgetting beside both; and the memory of the daemon. Wall time on
+// a shared machine varies, so CPU time is printed beside it. Results go to standard output as tables and to a JSON
+// file. `make bench` runs it.
 package main
 
 import (
