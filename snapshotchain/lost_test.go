@@ -206,3 +206,34 @@ func TestAContainerThatManyPointsFilledIsReadWhole(t *testing.T) {
 		}
 	}
 }
+
+// A point whose record Badger lost is read from the journal, and can be pinned and held as any other.
+func TestPointThatBadgerLostCanBePinnedAndHeld(t *testing.T) {
+	s := openAt(t, t.TempDir())
+	defer s.Close(t.Context())
+	p := emptyPoint(t, s, "web")
+	list := &puts{}
+	list.add(keyPoint(p.VM, 1), nil)
+	if err := s.write(list); err != nil {
+		t.Fatal(err)
+	}
+	vm, err := s.VM("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	points, err := s.Points(t.Context(), &vm)
+	if err != nil || len(points) != 1 {
+		t.Fatalf("%d points: %v", len(points), err)
+	}
+	if err := s.write(list); err != nil { // what healed it is lost as well
+		t.Fatal(err)
+	}
+	pin, err := s.Pin(&points[0], "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin.Release()
+	if err := s.Hold(t.Context(), &points[0], "test"); err != nil {
+		t.Fatal(err)
+	}
+}

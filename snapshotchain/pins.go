@@ -1,7 +1,10 @@
 package snapshotchain
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"livemount/internal/errs"
@@ -144,16 +147,26 @@ func disksAt(p *Point) []diskAt {
 func (s *Store) Pin(p *Point, why string) (*Pin, error) {
 	n, err := s.pins.hold(disksAt(p), why)
 	if err == nil {
-		_, err = s.db.Get(keyPoint(p.VM, p.Ordinal))
-		if errs.Is(err, errs.Corrupt) {
-			err = nil // it is read from the journal
-		}
+		err = s.isThere(context.Background(), p)
 	}
 	if err != nil {
 		n.Release()
 		return nil, fmt.Errorf("point %s: %w", p.ID, err)
 	}
 	return n, nil
+}
+
+// isThere is NotFound when a point was expired. A record that Badger lost is read from the journal.
+func (s *Store) isThere(ctx context.Context, p *Point) error {
+	_, points, err := s.PointsOf(ctx, p.VM)
+	if err != nil {
+		return err
+	}
+	_, ok := slices.BinarySearchFunc(points, p.Ordinal, func(q Point, n uint64) int { return cmp.Compare(q.Ordinal, n) })
+	if !ok {
+		return errs.New(errs.NotFound, "it was expired")
+	}
+	return nil
 }
 
 // PinDisks is Pin for disks of a point that was pinned when the store was open before.

@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -100,8 +101,8 @@ const maxLockYears = 100
 func (s *Store) guard(ctx context.Context, p *Point, change1 func(Guard) (*guardChange, error)) error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
-	if _, err := s.db.Get(keyPoint(p.VM, p.Ordinal)); errs.Is(err, errs.NotFound) {
-		return errs.New(errs.NotFound, "point %s was expired", p.ID)
+	if err := s.isThere(ctx, p); err != nil {
+		return fmt.Errorf("point %s: %w", p.ID, err)
 	}
 	c, err := change1(s.GuardOf(p))
 	if err != nil {
