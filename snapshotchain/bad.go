@@ -134,16 +134,17 @@ func (s *Store) Damaged(p *Point) bool {
 	return false
 }
 
-// badDead reports whether a container has a bad record that nobody needs: it is written anew without.
-func (s *Store) badDead(id chunkstore.ContainerID, live *slotSet) bool {
+// badDead returns the containers that have bad records which nobody needs: they are written anew without.
+func (s *Store) badDead(live *slotSet) map[chunkstore.ContainerID]bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	found := map[chunkstore.ContainerID]bool{}
 	for p := range s.bad {
-		if p.Container == id && !live.has(p) {
-			return true
+		if !live.has(p) {
+			found[p.Container] = true
 		}
 	}
-	return false
+	return found
 }
 
 // BadRecords returns how many records are known to be bad.

@@ -158,8 +158,9 @@ type candidate struct {
 // candidates finds the containers that are to go or to be written anew.
 func (c *collector) candidates(ctx context.Context) ([]candidate, error) {
 	var list []candidate
+	rotten := c.s.badDead(c.live)
 	for i, st := range c.live.states {
-		if n := c.live.count(i); n == int(st.Slots-st.Freed) && !c.s.badDead(st.ID, c.live) {
+		if n := c.live.count(i); n == int(st.Slots-st.Freed) && !rotten[st.ID] {
 			c.report.LiveBytes += st.Bytes
 			continue
 		} else if n == 0 {
@@ -179,7 +180,7 @@ func (c *collector) candidates(ctx context.Context) ([]candidate, error) {
 		}
 		c.report.LiveBytes += u.Live
 		c.report.DeadBytes += u.Total - u.Live
-		if u.Live*100 < u.Total*sparse || c.s.badDead(st.ID, c.live) {
+		if u.Live*100 < u.Total*sparse || rotten[st.ID] {
 			c.report.Rewritten++
 			c.report.FreedBytes += u.Total - u.Live
 			list = append(list, candidate{i, false})

@@ -262,3 +262,34 @@ func TestScrubGoesOnWhereItWas(t *testing.T) {
 	}
 	s.Close(t.Context())
 }
+
+// A bad record that nobody needs any more goes with the next collection, and status is healthy again.
+func TestBadRecordThatNobodyNeedsIsCollected(t *testing.T) {
+	dir, c := t.TempDir(), &clock.Fixed{T: time.Unix(1_800_000_000, 0)}
+	s, err := Open(t.Context(), Options{Dir: dir, FS: vfs.OS{}, Clock: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := putPages(t, s, "web", true, 1)
+	b := putPages(t, s, "web", true, 2, 3, 4, 5, 6) // most of the container
+	_, raw := chunkOf(t, s, 1)
+	s = reopen(t, s, dir, c)
+	spoil(t, dir, "data", raw)
+	s = reopen(t, s, dir, c)
+	defer func() { s.Close(t.Context()) }()
+	if done, err := s.Scrub(t.Context(), 0, noPace, nil); err != nil || done.Bad != 1 {
+		t.Fatalf("%+v: %v", done, err)
+	}
+	if err := s.Expire(t.Context(), "web", a.ID); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Collect(t.Context(), CollectOptions{}); err != nil || r.Rewritten == 0 || r.Damaged != 0 {
+		t.Fatalf("%+v: %v", r, err)
+	}
+	if damage, _ := s.Health(); len(damage) > 0 {
+		t.Error(damage)
+	}
+	if proof := proofOf(t, s, &b); len(proof.Bad) > 0 {
+		t.Errorf("%+v", proof)
+	}
+}

@@ -36,11 +36,7 @@ func prepare(dir string, key []byte) error {
 	if err != nil {
 		return err
 	}
-	listed, err := listedTables(dir)
-	if err != nil {
-		return err
-	}
-	keys, err := dataKeys(dir, key)
+	listed, keys, err := tablesOf(dir, key)
 	if err != nil {
 		return err
 	}
@@ -53,13 +49,19 @@ func prepare(dir string, key []byte) error {
 	return nil
 }
 
-// Verify checks the tables of the database in dir and changes nothing: Corrupt when one is bad.
-func Verify(dir string, key []byte) error {
+// tablesOf returns the tables that belong to the database, and their keys.
+func tablesOf(dir string, key []byte) (map[uint64]badger.TableManifest, *tableKeys, error) {
 	listed, err := listedTables(dir)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	keys, err := dataKeys(dir, key)
+	return listed, keys, err
+}
+
+// Verify checks the tables of the database in dir and changes nothing: Corrupt when one is bad.
+func Verify(dir string, key []byte) error {
+	listed, keys, err := tablesOf(dir, key)
 	if err != nil {
 		return err
 	}
