@@ -118,7 +118,7 @@ func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) e
 		return nil
 	}
 	o := overlay.Options{
-		FS: vfs.OS{}, Dir: filepath.Join(m.dir, "log"), Mount: m.s.overlayID(m.rec.ID), Clock: m.s.clock, Note: m.s.gate.Guest,
+		FS: vfs.OS{}, Dir: filepath.Join(m.dir, "log"), Mount: m.s.overlayID(m.rec.ID), Clock: m.s.clock, Note: m.s.gate.Guest, Keys: m.s.store.Keys(),
 		Log: m.s.log.With("mount", m.rec.ID.String()), Admit: m.s.guard.AdmitMount, AdmitFreeing: m.s.guard.AdmitFreeing,
 		Meta: m.datastore.Replay, Restore: m.datastore.Restore, Snapshot: m.datastore.Snapshot,
 	}
@@ -146,7 +146,7 @@ func (s *Server) wasServed(ctx context.Context, dir string, id mountID) (bool, e
 		return false, err
 	}
 	l, rep, err := overlay.Open(ctx, overlay.Options{
-		FS: vfs.OS{}, Dir: filepath.Join(dir, "log"), Mount: s.overlayID(id), Clock: s.clock, NoBackground: true,
+		FS: vfs.OS{}, Dir: filepath.Join(dir, "log"), Mount: s.overlayID(id), Clock: s.clock, NoBackground: true, Keys: s.store.Keys(),
 	}, nil) // records of a datastore make it fail: it was served
 	if err != nil {
 		return true, nil // it cannot be told: it is kept

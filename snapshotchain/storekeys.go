@@ -125,6 +125,9 @@ func (s *Store) unlock() error {
 	return nil
 }
 
+// Keys are the keys of an encrypted store, for what others keep beside it; nil when it is not encrypted.
+func (s *Store) Keys() *keyring.Keys { return s.opts.Keys }
+
 // KeySlots returns who can open the store, and since when there are which keys. Invalid when it is not encrypted.
 func (s *Store) KeySlots() ([]keyring.SlotInfo, []keyring.EpochInfo, error) {
 	s.keyMu.Lock()

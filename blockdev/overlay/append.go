@@ -1,63 +1,95 @@
 package overlay
 
 import (
+	"bytes"
 	"context"
+	"sync"
 
 	"livemount/internal/errs"
 )
 
 // draft is a record on its way to the log: its buffer holds room for the header, the unmasked table
 // and, when it is small, the payload. It is made without a lock.
+// In a sealed log the payload is always in the buffer, at its end, and is sealed as it is appended: not before is its place
+// known.
 type draft struct {
 	essentials
+	form    form
 	buf     []byte
 	payload []byte // large payload, written by a second call; nil when it is in buf
 	pooled  *[]byte
+	pool    *sync.Pool
 }
 
 func (l *Log) newDraft(e essentials, payload []byte) *draft {
-	if len(payload) > smallBytes {
+	if len(payload) > smallBytes && l.form == plain {
 		d := &draft{essentials: e, buf: make([]byte, e.payloadOffset()), payload: payload}
-		d.seal()
+		d.fill()
 		return d
 	}
 	d := l.emptyDraft(e)
 	copy(d.body(), payload)
-	d.seal()
+	d.fill()
 	return d
 }
 
 // emptyDraft is a draft whose body is still to be filled, and sealed.
 func (l *Log) emptyDraft(e essentials) *draft {
+	pool := &l.buffers
 	if e.payload() > smallBytes {
-		return &draft{essentials: e, buf: make([]byte, e.payloadOffset()), payload: make([]byte, e.payload())}
+		if l.form == plain {
+			return &draft{essentials: e, buf: make([]byte, e.payloadOffset()), payload: make([]byte, e.payload())}
+		}
+		pool = &l.large
 	}
-	d := &draft{essentials: e, pooled: l.buffers.Get().(*[]byte)}
-	d.buf = (*d.pooled)[:e.bytes()]
+	d := &draft{essentials: e, form: l.form, pool: pool, pooled: pool.Get().(*[]byte)}
+	d.buf = (*d.pooled)[:l.form.bytes(e)]
 	clear(d.buf[:e.payloadOffset()])
-	clear(d.buf[e.payloadOffset()+e.payload():])
+	clear(d.buf[e.payloadOffset()+l.form.stored(e):])
 	return d
+}
+
+// stored is what the log keeps of the payload.
+func (d *draft) stored() []byte {
+	if d.payload != nil {
+		return d.payload
+	}
+	return d.buf[d.payloadOffset():][:d.form.stored(d.essentials)]
 }
 
 // body is the payload.
 func (d *draft) body() []byte {
-	if d.payload != nil {
-		return d.payload
-	}
-	return d.buf[d.payloadOffset():][:d.essentials.payload()]
+	b := d.stored()
+	return b[int64(len(b))-d.essentials.payload():]
 }
 
-func (d *draft) seal() { fillTable(d.buf[headerBytes:], d.body()) }
+// fill makes the table of a plain record, whose payload is complete.
+func (d *draft) fill() {
+	if d.form == plain {
+		fillTable(d.buf[headerBytes:], d.stored(), d.form.pitch(d.essentials))
+	}
+}
+
+// sealAt seals the payload for its place, where it is written now or never.
+func (d *draft) sealAt(s *segment, off int64) {
+	if d.form == plain {
+		return
+	}
+	stored := d.stored()
+	bound := binding((*d.pooled)[len(*d.pooled)-bindingBytes:], d.essentials) // on the heap already
+	sealUnits(s.key, d.essentials, stored, bound, off+d.payloadOffset())
+	fillTable(d.buf[headerBytes:], stored, d.form.pitch(d.essentials))
+}
 
 func (l *Log) freeDraft(d *draft) {
 	if d.pooled != nil {
-		l.buffers.Put(d.pooled)
+		d.pool.Put(d.pooled)
 	}
 }
 
 // payloadLimit is how much one data record may carry, so that several fit a small segment.
 func (l *Log) payloadLimit() int64 {
-	return min(payloadMax, (l.opts.SegmentBytes-segmentHeaderBytes)/2&^(blockBytes-1))
+	return min(payloadMax, (l.opts.SegmentBytes-l.form.first())/2&^(blockBytes-1))
 }
 
 // log appends one record for a caller from outside and then runs apply, in the order of the log.
@@ -73,7 +105,7 @@ func (l *Log) logAdmitted(ctx context.Context, admit func(int64) error, e essent
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := admit(e.bytes()); err != nil {
+	if err := admit(l.form.bytes(e)); err != nil {
 		return err
 	}
 	if e.kind == kindData {
@@ -93,24 +125,23 @@ func (l *Log) logAdmitted(ctx context.Context, admit func(int64) error, e essent
 	return err
 }
 
-// append writes the record at the head and shows it to readers. After an error the log is as before.
-// The caller holds appending.
+// append writes the record at the head and shows it to readers. After an error the log is as before; the draft is of no
+// more use either way. The caller holds appending.
 func (l *Log) append(d *draft) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
-	if l.headEnd+d.bytes() > l.opts.SegmentBytes {
+	if l.headEnd+l.form.bytes(d.essentials) > l.opts.SegmentBytes || l.head != nil && l.head.spent {
 		if err := l.roll(); err != nil {
 			return err
 		}
 	}
 	off, tag := l.headEnd, l.head.tag(l.headEnd)
-	h := header{essentials: d.essentials, epoch: l.epoch, seq: l.seq.Load() + 1, synced: l.synced, prev: l.last}
-	table := d.buf[headerBytes:]
-	maskTable(table, blocks(d.essentials.payload()), tag)
+	d.sealAt(l.head, off)
+	h := header{essentials: d.essentials, flags: l.form.flags(), epoch: l.epoch, seq: l.seq.Load() + 1, synced: l.synced, prev: l.last}
+	maskTable(d.buf[headerBytes:], blocks(d.essentials.payload()), tag)
 	h.encode(d.buf, tag)
 	if err := l.write(d, off); err != nil {
-		maskTable(table, blocks(d.essentials.payload()), tag)
 		return l.undo(err)
 	}
 	l.touch(l.head)
@@ -142,6 +173,7 @@ func (l *Log) write(d *draft, off int64) error {
 // undo removes what a failed write may have left behind the head, durably: were it to come back after a
 // crash, it would be taken for the record that the next write made under the same number.
 func (l *Log) undo(cause error) error {
+	l.head.spent = l.form == sealed
 	err := l.head.file.Truncate(l.headEnd)
 	if err == nil {
 		err = l.head.file.Sync()
@@ -156,10 +188,10 @@ func (l *Log) undo(cause error) error {
 
 // advance moves the head behind a record that was written.
 func (l *Log) advance(e essentials, seq uint64) {
-	l.headEnd += e.bytes()
+	l.headEnd += l.form.bytes(e)
 	l.head.used.Store(l.headEnd)
 	l.head.ready = max(l.head.ready, l.headEnd)
-	l.logBytes.Add(e.bytes())
+	l.logBytes.Add(l.form.bytes(e))
 	l.end = Position{l.head.number, l.headEnd}
 	l.last = e
 	l.seq.Store(seq)
@@ -212,14 +244,18 @@ func (l *Log) roll() error {
 	l.index.Lock()
 	l.live.segments[uint32(number)] = s
 	l.index.Unlock()
-	l.logBytes.Add(segmentHeaderBytes)
-	l.head, l.headEnd, l.namesNew, l.noRoom = s, segmentHeaderBytes, true, false
+	l.logBytes.Add(l.form.first())
+	l.head, l.headEnd, l.namesNew, l.noRoom = s, l.form.first(), true, false
 	l.touch(s)
 	return nil
 }
 
 func (l *Log) createSegment(number uint64) (*segment, error) {
 	name := segmentName(l.opts.Dir, number)
+	key, err := l.newKey()
+	if err != nil {
+		return nil, err
+	}
 	f, err := l.fs.Create(name)
 	if err != nil {
 		return nil, err
@@ -228,14 +264,18 @@ func (l *Log) createSegment(number uint64) (*segment, error) {
 		version: formatVersion, epoch: l.epoch, mount: l.opts.Mount, number: number,
 		firstSeq: l.seq.Load() + 1, synced: l.synced, created: l.opts.Clock.Now().UnixNano(),
 	}
-	if _, err := f.WriteAt(h.encode(), 0); err != nil {
+	if key != nil {
+		h.keyID, h.salt = key.KeyID(), key.Salt()
+	}
+	if _, err := f.WriteAt(bytes.Repeat(h.encode(), int(l.form.first()/segmentHeaderBytes)), 0); err != nil {
 		_ = f.Close()
 		_ = l.fs.Remove(name) // an empty segment is harmless
 		return nil, err
 	}
-	s := newSegment(l.opts.Dir, l.opts.Mount, number, f)
-	s.used.Store(segmentHeaderBytes)
-	s.ready = segmentHeaderBytes
+	s := l.newSegment(number, f)
+	s.key = key
+	s.used.Store(l.form.first())
+	s.ready = l.form.first()
 	return s, nil
 }
 

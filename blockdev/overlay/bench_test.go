@@ -14,7 +14,7 @@ import (
 const benchSize = 1 << 30
 
 func benchLog(b *testing.B, o Options) *Log {
-	o.FS, o.Dir = vfs.OS{}, filepath.Join(b.TempDir(), "log")
+	o.FS, o.Dir, o.Keys = vfs.OS{}, filepath.Join(b.TempDir(), "log"), testKeys
 	l, err := Create(bg(), o, []Node{{ID: 1, Size: benchSize}})
 	must(b, err)
 	b.Cleanup(func() { _ = l.Close() })
@@ -105,7 +105,7 @@ func BenchmarkOpen(b *testing.B) {
 	const records = 1 << 18
 	o := Options{PrewriteBytes: -1, NoBackground: true}
 	l := benchLog(b, o)
-	o.FS, o.Dir = vfs.OS{}, l.opts.Dir
+	o.FS, o.Dir, o.Keys = vfs.OS{}, l.opts.Dir, testKeys
 	d, p := mustDevice(b, l, 1), stamp(4096, 1)
 	for _, i := range rand.New(rand.NewPCG(1, 1)).Perm(records) {
 		must(b, d.WriteAt(bg(), p, int64(i)*4096))

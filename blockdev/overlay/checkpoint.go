@@ -10,9 +10,6 @@ import (
 
 const (
 	checkpointMagic   = 0x31504b434f4d4c4c // "LLMOCKP1" on disk
-	blockMagic        = 0x424f4d4c         // "LMOB" on disk
-	blockHeaderBytes  = 16
-	blockPayload      = blockBytes - blockHeaderBytes - 4
 	checkpointHeader  = 160
 	checkpointHeader1 = 128 // in version 1
 	nodeEntryBytes    = 32
@@ -58,8 +55,9 @@ func (h checkpointHead) streamBytes() int64 {
 }
 
 // imageBytes is the size of one of the two copies.
-func (h checkpointHead) imageBytes() int64 {
-	return (h.streamBytes() + blockPayload - 1) / blockPayload * blockBytes
+func (h checkpointHead) imageBytes(f form) int64 {
+	n := int64(f.blockPayload())
+	return (h.streamBytes() + n - 1) / n * blockBytes
 }
 
 func (h checkpointHead) encode() []byte {
@@ -176,8 +174,8 @@ func (l *Log) snapshot(number uint64) (snapshotState, error) {
 		return snapshotState{}, err
 	}
 	at := l.end
-	if l.headEnd == segmentHeaderBytes {
-		at = Position{l.head.number, segmentHeaderBytes} // so that older segments can go
+	if l.headEnd == l.form.first() {
+		at = Position{l.head.number, l.headEnd} // so that older segments can go
 	}
 	s, err := l.state(l.opts.Mount, number, at)
 	for _, list := range [][]*segment{s.live, s.dead} {

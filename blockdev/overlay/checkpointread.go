@@ -12,8 +12,8 @@ import (
 
 // imageReader reads the stream of a checkpoint, taking each block from whichever copy is good.
 type imageReader struct {
+	blockDecoder
 	file   vfs.File
-	seed   uint32
 	image  int64
 	index  uint32
 	block  []byte
@@ -63,11 +63,11 @@ func (r *imageReader) read(b []byte, off int64) ([]byte, error) {
 	if _, err := r.file.ReadAt(b, off); err != nil {
 		return nil, err
 	}
-	payload, ok := decodeBlock(b, r.index, r.seed)
-	if !ok {
-		return nil, errs.New(errs.Corrupt, "checksum mismatch")
+	payload, ok, err := r.decode(b, r.index)
+	if err == nil && !ok {
+		err = errs.New(errs.Corrupt, "checksum mismatch")
 	}
-	return payload, nil
+	return payload, err
 }
 
 // loadCheckpoint fills the log from a checkpoint. On an error the log holds a part of it.
@@ -84,7 +84,7 @@ func (l *Log) loadCheckpoint(number uint64, rep *Report) (h checkpointHead, err 
 	if size == 0 || size%(2*blockBytes) != 0 {
 		return h, errs.New(errs.Corrupt, "checkpoint %016x: %d bytes", number, size)
 	}
-	r := &imageReader{file: f, seed: segmentSeed(l.opts.Mount, number), image: size / 2}
+	r := &imageReader{blockDecoder: blockDecoder{form: l.form, id: checkpointID{l.opts.Mount, number}, keys: l.opts.Keys}, file: f, image: size / 2}
 	if h, err = l.decodeCheckpoint(r, number, rep); err != nil {
 		return h, fmt.Errorf("checkpoint %016x: %w", number, err)
 	}
@@ -100,8 +100,8 @@ func (l *Log) decodeCheckpoint(r *imageReader, number uint64, rep *Report) (chec
 	if err != nil {
 		return h, err
 	}
-	if h.mount != l.opts.Mount || h.number != number || h.imageBytes() != r.image {
-		return h, errs.New(errs.Corrupt, "mount %x, number %016x, %d bytes", h.mount, h.number, h.imageBytes())
+	if h.mount != l.opts.Mount || h.number != number || h.imageBytes(l.form) != r.image {
+		return h, errs.New(errs.Corrupt, "mount %x, number %016x, %d bytes", h.mount, h.number, h.imageBytes(l.form))
 	}
 	if err := l.decodeOrigins(r, h); err != nil {
 		return h, err

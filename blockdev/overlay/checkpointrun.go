@@ -22,7 +22,7 @@ func (l *Log) checkpoint(ctx context.Context) error {
 	}
 	c.number++
 	c.checkpointSeq.Store(s.head.nextSeq)
-	c.checkpointBytes.Store(2 * s.head.imageBytes())
+	c.checkpointBytes.Store(2 * s.head.imageBytes(l.form))
 	if err := l.removeCheckpoints(c.number); err != nil {
 		return err
 	}

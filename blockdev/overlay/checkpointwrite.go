@@ -9,15 +9,18 @@ import (
 
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 // imageWriter cuts a stream into checksummed blocks and writes them twice, in large steps.
 type imageWriter struct {
 	ctx   context.Context
 	file  vfs.File
-	seed  uint32
-	image int64 // bytes of one copy
-	off   int64 // in the copy, of buf
+	id    checkpointID
+	key   *keyring.File // nil: plain
+	image int64         // bytes of one copy
+	room  int           // of a block
+	off   int64         // in the copy, of buf
 	index uint32
 	block []byte // payload of the block being filled
 	buf   []byte
@@ -29,7 +32,7 @@ const imageStepBytes = 256 << 10
 // Write implements io.Writer. The first error stays.
 func (w *imageWriter) Write(p []byte) (int, error) {
 	for n := len(p); ; {
-		k := min(len(p), blockPayload-len(w.block))
+		k := min(len(p), w.room-len(w.block))
 		w.block = append(w.block, p[:k]...)
 		if p = p[k:]; len(p) == 0 || w.err != nil {
 			return n, w.err
@@ -39,7 +42,7 @@ func (w *imageWriter) Write(p []byte) (int, error) {
 }
 
 func (w *imageWriter) endBlock() {
-	w.buf = append(w.buf, encodeBlock(w.index, w.block, w.seed)...)
+	w.buf = append(w.buf, encodeBlock(w.index, w.block, w.id, w.key)...)
 	w.index++
 	w.block = w.block[:0]
 	if len(w.buf) >= imageStepBytes {
@@ -71,26 +74,6 @@ func (w *imageWriter) finish() error {
 	return w.err
 }
 
-func encodeBlock(index uint32, payload []byte, seed uint32) []byte {
-	le, b := binary.LittleEndian, make([]byte, blockBytes)
-	le.PutUint32(b[0:], blockMagic)
-	le.PutUint32(b[4:], index)
-	le.PutUint32(b[8:], uint32(len(payload)))
-	copy(b[blockHeaderBytes:], payload)
-	le.PutUint32(b[blockBytes-4:], checksum(seed, b[:blockBytes-4]))
-	return b
-}
-
-// decodeBlock returns the payload of a valid block of this place.
-func decodeBlock(b []byte, index uint32, seed uint32) ([]byte, bool) {
-	le := binary.LittleEndian
-	if len(b) < blockBytes || le.Uint32(b) != blockMagic || le.Uint32(b[4:]) != index || le.Uint32(b[8:]) > blockPayload {
-		return nil, false
-	}
-	ok := le.Uint32(b[blockBytes-4:]) == checksum(seed, b[:blockBytes-4])
-	return b[blockHeaderBytes : blockHeaderBytes+le.Uint32(b[8:])], ok
-}
-
 // writeCheckpoint makes the state durable under its number.
 func (l *Log) writeCheckpoint(ctx context.Context, dir string, s snapshotState) error {
 	name := checkpointName(dir, s.head.number)
@@ -102,8 +85,13 @@ func (l *Log) writeCheckpoint(ctx context.Context, dir string, s snapshotState) 
 	if err != nil {
 		return err
 	}
-	w := &imageWriter{ctx: ctx, file: f, seed: segmentSeed(s.head.mount, s.head.number), image: s.head.imageBytes()}
-	if err = s.encode(w); err == nil {
+	w := &imageWriter{
+		ctx: ctx, file: f, id: checkpointID{s.head.mount, s.head.number}, image: s.head.imageBytes(l.form), room: l.form.blockPayload(),
+	}
+	if w.key, err = l.newKey(); err == nil {
+		err = s.encode(w)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {

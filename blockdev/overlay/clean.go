@@ -189,7 +189,7 @@ func (l *Log) leaveDeadHead() error {
 	l.index.RLock()
 	live := l.head.live
 	l.index.RUnlock()
-	if used := l.headEnd - segmentHeaderBytes; used == 0 || live > used/2 {
+	if used := l.headEnd - l.form.first(); used == 0 || live > used/2 {
 		return nil
 	}
 	return l.roll()

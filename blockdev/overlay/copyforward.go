@@ -114,7 +114,7 @@ func (l *Log) load(b *batch, id uint64, e extent, s *segment) error {
 		}
 		return err
 	}
-	d.seal()
+	d.fill()
 	b.drafts, b.extents, b.bytes = append(b.drafts, d), append(b.extents, e), b.bytes+e.len
 	return nil
 }

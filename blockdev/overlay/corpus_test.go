@@ -1,7 +1,7 @@
 package overlay
 
 import (
-	"encoding/binary"
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,11 +50,12 @@ func writeCorpus(t *testing.T) {
 				write("FuzzRecord", "record-"+name, b[segmentHeaderBytes:][:min(1200, len(b)-segmentHeaderBytes)])
 			}
 		default:
-			write("FuzzCheckpoint", "stream", true, streamOf(b))
+			n, _ := parseName(name, checkpointPrefix, "")
+			write("FuzzCheckpoint", "stream", true, streamOf(t, b, checkpointID{[16]byte{1, 2, 3}, n}))
 			write("FuzzCheckpoint", "file", false, b)
 		}
 	}
-	write("FuzzCheckpoint", "fork", true, streamOf(fork["checkpoint-0000000000000001"]))
+	write("FuzzCheckpoint", "fork", true, streamOf(t, fork["checkpoint-0000000000000001"], checkpointID{[16]byte{9, 0xf}, 1}))
 	for i, b := range bodies {
 		write("FuzzReplay", fmt.Sprint("mended", i), true, false, b, bodies[(i+1)%len(bodies)])
 		write("FuzzReplay", fmt.Sprint("accept", i), true, true, b, bodies[(i+1)%len(bodies)])
@@ -63,10 +64,14 @@ func writeCorpus(t *testing.T) {
 }
 
 // streamOf is the stream of a checkpoint file.
-func streamOf(b []byte) (stream []byte) {
+func streamOf(t testing.TB, b []byte, id checkpointID) (stream []byte) {
+	d := blockDecoder{form: testForm, id: id, keys: testKeys}
 	for off := 0; off < len(b)/2; off += blockBytes {
-		n := binary.LittleEndian.Uint32(b[off+8:])
-		stream = append(stream, b[off+blockHeaderBytes:][:n]...)
+		part, ok, err := d.decode(bytes.Clone(b[off:]), uint32(off/blockBytes))
+		if !ok || err != nil {
+			t.Fatalf("block at %d is bad: %v", off, err)
+		}
+		stream = append(stream, part...)
 	}
 	return stream
 }

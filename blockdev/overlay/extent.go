@@ -151,6 +151,7 @@ func (n *node) isZero(off, end int64) bool {
 type liveCount struct {
 	segments map[uint32]*segment
 	bytes    int64
+	form     form
 }
 
 func (c *liveCount) add(e extent) { c.count(e, 1) }
@@ -165,7 +166,7 @@ func (c *liveCount) count(e extent, sign int64) {
 
 // countIn is count of data whose segment is at hand.
 func (c *liveCount) countIn(s *segment, e extent, sign int64) {
-	n := sign * recordBytes(e.len)
+	n := sign * c.form.dataBytes(e.len)
 	c.bytes += n
 	s.live += n
 }

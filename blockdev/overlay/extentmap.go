@@ -13,13 +13,16 @@ type extentMap struct {
 	count  int
 	bytes  int64 // of all leaves
 	data   int64 // bytes that the extents of data cover
+	form   form  // how the leaves are packed
 }
 
 // Len is the number of extents.
 func (m *extentMap) Len() int { return m.count }
 
 // copy needs the same lock as a change, because it marks the tree as shared.
-func (m *extentMap) copy() extentMap { return extentMap{*m.leaves.Copy(), m.count, m.bytes, m.data} }
+func (m *extentMap) copy() extentMap {
+	return extentMap{*m.leaves.Copy(), m.count, m.bytes, m.data, m.form}
+}
 
 // leafOf is the key of the leaf where an extent that covers off is, if there is one.
 func (m *extentMap) leafOf(off int64) (key int64) {
@@ -33,7 +36,7 @@ func (m *extentMap) leafOf(off int64) (key int64) {
 // from calls f with each extent that ends behind off, in order, until it returns false.
 func (m *extentMap) from(off int64, f func(extent) bool) {
 	m.leaves.Ascend(m.leafOf(off), func(_ int64, leaf string) bool {
-		u := unpacker{leaf: leaf}
+		u := m.form.unpack(leaf)
 		for e, ok := u.next(); ok; e, ok = u.next() {
 			if e.end() > off && !f(e) {
 				return false
@@ -57,20 +60,20 @@ func (m *extentMap) around(lo, hi int64) (left, right extent) {
 	first := int64(0)
 	m.leaves.Descend(hi-1, func(key int64, leaf string) bool {
 		first = key
-		left, right = lastBefore(leaf, lo, hi)
+		left, right = m.lastBefore(leaf, lo, hi)
 		return false
 	})
 	if left.len == 0 && first >= lo {
 		m.leaves.Descend(lo-1, func(_ int64, leaf string) bool {
-			left, _ = lastBefore(leaf, lo, lo)
+			left, _ = m.lastBefore(leaf, lo, lo)
 			return false
 		})
 	}
 	return left, right
 }
 
-func lastBefore(leaf string, lo, hi int64) (left, right extent) {
-	u := unpacker{leaf: leaf}
+func (m *extentMap) lastBefore(leaf string, lo, hi int64) (left, right extent) {
+	u := m.form.unpack(leaf)
 	for e, ok := u.next(); ok && e.off < hi; e, ok = u.next() {
 		if right = e; e.off < lo {
 			left = e
@@ -125,7 +128,7 @@ func (m *extentMap) leafAt(at int64) (key int64, leaf string, ok bool) {
 // keep appends what stays of a leaf, and with where it belongs. All leaf's extents are taken off the count;
 // store adds them again.
 func (m *extentMap) keep(list []extent, leaf string, lo, hi int64, with *[]extent, live *liveCount) (kept []extent, behind bool) {
-	u := unpacker{leaf: leaf}
+	u := m.form.unpack(leaf)
 	for e, ok := u.next(); ok; e, ok = u.next() {
 		m.count--
 		m.data -= e.dataBytes()
@@ -154,7 +157,7 @@ func (m *extentMap) store(list []extent) {
 	}
 	for len(list) > 0 {
 		n := min(size, len(list))
-		m.add(packLeaf(list[:n]), list[:n])
+		m.add(m.form.packLeaf(list[:n]), list[:n])
 		list = list[n:]
 	}
 }

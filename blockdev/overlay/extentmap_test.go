@@ -32,7 +32,7 @@ func (m byteModel) check(t *testing.T, n *node, seed uint64) {
 	}
 	packed, leaves := int64(0), 0
 	n.extents.leaves.Scan(func(key int64, leaf string) bool {
-		u := unpacker{leaf: leaf}
+		u := plain.unpack(leaf)
 		first, ok := u.next()
 		if !ok || first.off != key {
 			t.Fatalf("seed %d: leaf %d begins at %d", seed, key, first.off)
@@ -50,7 +50,7 @@ func (m byteModel) checkLive(t *testing.T, n *node, live *liveCount) {
 	bytes := int64(0)
 	n.extents.from(0, func(e extent) bool {
 		if e.isData() {
-			bytes += recordBytes(e.len)
+			bytes += plain.dataBytes(e.len)
 		}
 		return true
 	})
@@ -134,13 +134,13 @@ func TestDiscardsOfALargeDiskCostLittle(t *testing.T) {
 }
 
 func TestPackedExtentsOfRandomWritesAreSmall(t *testing.T) {
-	n, live := &node{}, liveCount{segments: map[uint32]*segment{}}
+	n, live := &node{extents: extentMap{form: testForm}}, liveCount{segments: map[uint32]*segment{}, form: testForm}
 	const count, per = (1 << 17) / thin, 15000
 	for i := range int64(count/per + 1) {
 		live.segments[uint32(i+1)] = &segment{}
 	}
 	for at, i := range rand.New(rand.NewPCG(1, 1)).Perm(count) {
-		rec := segmentHeaderBytes + at%per*4200
+		rec := testForm.first() + int64(at%per)*testForm.dataBytes(4096)
 		n.put(extent{int64(i) * 4096, 4096, uint32(at/per + 1), uint32(rec), 4096, 0}, &live)
 	}
 	if each := float64(n.extents.bytes) / count; each > 9 || n.extents.leaves.Len() > 2*count/leafMost {
@@ -149,17 +149,17 @@ func TestPackedExtentsOfRandomWritesAreSmall(t *testing.T) {
 }
 
 func FuzzLeaf(f *testing.F) {
-	f.Add(packLeaf([]extent{{0, 4096, 1, 4096, 4096, 0}, {4096, 4096, 1, 8296, 4096, 0}, {9000, 10, 5, 4096, 100, 3}, {9010, 5, segBad, 0, 0, 0}}))
+	f.Add(plain.packLeaf([]extent{{0, 4096, 1, 4096, 4096, 0}, {4096, 4096, 1, 8296, 4096, 0}, {9000, 10, 5, 4096, 100, 3}, {9010, 5, segBad, 0, 0, 0}}))
 	f.Fuzz(func(t *testing.T, leaf string) {
 		var list []extent
-		u := unpacker{leaf: leaf}
+		u := plain.unpack(leaf)
 		for e, ok := u.next(); ok; e, ok = u.next() {
 			list = append(list, e)
 		}
 		if u.broken || len(list) > leafMost {
 			return
 		}
-		again := unpacker{leaf: packLeaf(list)}
+		again := plain.unpack(plain.packLeaf(list))
 		for _, want := range list {
 			if e, ok := again.next(); !ok || e != want {
 				t.Fatalf("%+v became %+v", want, e)

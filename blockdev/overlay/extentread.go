@@ -67,7 +67,7 @@ func (x *extentReader) leaves() error {
 func (x *extentReader) leaf(leaf string) error {
 	var list [leafMost]extent
 	var from [leafMost]*segment
-	u, n, missing := unpacker{leaf: leaf}, 0, false
+	u, n, missing := x.l.form.unpack(leaf), 0, false
 	for e, ok := u.next(); ok; e, ok = u.next() {
 		if n == leafMost || e.off < x.end {
 			return x.impossible()

@@ -227,7 +227,7 @@ func TestAcceptedDamageIsReportedOnceAndSettled(t *testing.T) {
 	m := takeImage(t, o.FS)
 	seg := m["0000000000000001.seg"]
 	for i := int64(2); i < 4; i++ {
-		seg[segmentHeaderBytes+i*recordBytes(500)+20] ^= 1
+		seg[testForm.first()+i*testForm.dataBytes(500)+20] ^= 1
 	}
 	o.FS = m.mount(t)
 	_, _, err := Open(bg(), o, nodes)
@@ -259,7 +259,7 @@ func TestCleanUpNeitherCopiesNorLosesRottenPayload(t *testing.T) {
 	want := readAllOf(t, mustDevice(t, l, 1))
 	must(t, l.Close())
 	m := takeImage(t, o.FS)
-	m["0000000000000001.seg"][segmentHeaderBytes+headerBytes+tableBytes(12000)+5000] ^= 1
+	m["0000000000000001.seg"][testForm.first()+headerBytes+tableBytes(12000)+5000] ^= 1
 	o.FS = m.mount(t)
 	for range 3 {
 		var rep Report

@@ -78,9 +78,9 @@ func (l *Log) branch(mount [16]byte) (snapshotState, error) {
 	if err := l.writable(); err != nil {
 		return snapshotState{}, err
 	}
-	at := Position{l.nextSeg, segmentHeaderBytes}
+	at := Position{l.nextSeg, l.form.first()}
 	if l.head != nil {
-		if l.headEnd > segmentHeaderBytes {
+		if l.headEnd > l.form.first() {
 			if err := l.roll(); err != nil {
 				return snapshotState{}, err
 			}

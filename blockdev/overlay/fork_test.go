@@ -48,7 +48,7 @@ func TestForkShowsTheSameCopiesNothingAndGoesItsOwnWay(t *testing.T) {
 	want := [][]byte{readAllOf(t, d[0]), readAllOf(t, d[1])}
 	before := usedBytes(t, o.FS)
 	must(t, l.Fork(bg(), forkDir, [16]byte{7, 0xf}))
-	if grown := usedBytes(t, o.FS) - before; grown > 2*segmentHeaderBytes+4*blockBytes {
+	if grown := usedBytes(t, o.FS) - before; grown > 2*testForm.first()+4*blockBytes {
 		t.Fatalf("the fork took %d bytes", grown)
 	}
 	must(t, d[0].WriteAt(bg(), stamp(300000, 3), 0))
@@ -93,8 +93,8 @@ func TestForkShowsTheSameCopiesNothingAndGoesItsOwnWay(t *testing.T) {
 
 func checkpointHeadOf(t *testing.T, o Options) checkpointHead {
 	for name, b := range takeImageOf(t, o.FS, o.Dir) {
-		if _, ok := parseName(name, checkpointPrefix, ""); ok {
-			h, err := decodeCheckpointHead(streamOf(b))
+		if n, ok := parseName(name, checkpointPrefix, ""); ok {
+			h, err := decodeCheckpointHead(streamOf(t, b, checkpointID{o.Mount, n}))
 			must(t, err)
 			return h
 		}
@@ -249,7 +249,7 @@ func TestSegmentOfAMountThatTheTableDoesNotNameIsRefused(t *testing.T) {
 		}
 		// The same with a header that lies: the records must not pass.
 		if was := m[name]; was != nil && other[name] != nil {
-			img[name] = append(bytes.Clone(was[:segmentHeaderBytes]), other[name][segmentHeaderBytes:]...)
+			img[name] = append(bytes.Clone(was[:testForm.first()]), other[name][testForm.first():]...)
 			bad, refused, err := flipCase(t, img, want, state, false)
 			if err != nil || bad == 0 && !refused {
 				t.Fatalf("records of another mount in segment %d: %d bad, %v", number, bad, err)
@@ -262,10 +262,10 @@ func TestSegmentOfAMountThatTheTableDoesNotNameIsRefused(t *testing.T) {
 // not be taken for a torn tail and cut off, because the fork may have use for the rest.
 func TestOriginNeverCutsASharedSegment(t *testing.T) {
 	for seed := range uint64(60 / thin) {
-		second := segmentHeaderBytes + recordBytes(5000)
-		originWithRot(t, seed, blockBytes, segmentHeaderBytes+2000)
+		second := testForm.first() + testForm.dataBytes(5000)
+		originWithRot(t, seed, blockBytes, testForm.first()+2000)
 		originWithRot(t, seed, 0, second+40)
-		originWithRot(t, seed, 0, segmentHeaderBytes+40, second+40) // nothing tells what the first one was
+		originWithRot(t, seed, 0, testForm.first()+40, second+40) // nothing tells what the first one was
 	}
 }
 
@@ -296,7 +296,7 @@ func originWithRot(t *testing.T, seed uint64, badMost int, at ...int64) {
 	must(t, l.Close())
 	f, err = o.FS.Open(segmentName(forkDir, 1))
 	must(t, err)
-	if now, err := f.Size(); err != nil || now < segmentHeaderBytes+recordBytes(5000)+recordBytes(4000) || now > before {
+	if now, err := f.Size(); err != nil || now < testForm.first()+testForm.dataBytes(5000)+testForm.dataBytes(4000) || now > before {
 		t.Fatalf("seed %d: the shared segment had %d bytes, now %d", seed, before, now)
 	}
 	l, _ = mustOpen(t, forkOptions(o, forkDir, 7), nodes)

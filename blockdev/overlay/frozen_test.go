@@ -195,7 +195,7 @@ func TestFrozenBadRangeIsToldAndReadsAsCorrupt(t *testing.T) {
 	must(t, l.Close())
 	file, err := o.FS.OpenRW(segmentName(testDir, 1))
 	must(t, err)
-	second := segmentHeaderBytes + recordBytes(4096)
+	second := testForm.first() + testForm.dataBytes(4096)
 	_, err = file.WriteAt(make([]byte, headerBytes+8), second) // header and table: nothing tells its place
 	must(t, err)
 	l, rep := mustOpen(t, o, nodes)

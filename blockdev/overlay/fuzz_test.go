@@ -7,6 +7,7 @@ import (
 
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 func FuzzRecord(f *testing.F) {
@@ -106,7 +107,7 @@ func FuzzReplay(f *testing.F) {
 		img := image{}
 		for i, b := range [][]byte{first, second} {
 			number := uint64(i + 1)
-			file := append(segmentHeader{version: 1, epoch: 1, mount: o.Mount, number: number, firstSeq: 1}.encode(), b...)
+			file := append(fuzzedHeader(o.Mount, number), b...)
 			if mend {
 				mendSegment(file, segmentSeed(o.Mount, number))
 			}
@@ -116,8 +117,17 @@ func FuzzReplay(f *testing.F) {
 	})
 }
 
+// fuzzedHeader is what a segment begins with.
+func fuzzedHeader(mount [16]byte, number uint64) []byte {
+	h := segmentHeader{version: 1, epoch: 1, mount: mount, number: number, firstSeq: 1}
+	if testKeys != nil {
+		h.keyID, h.salt = testKeys.Newest(), [32]byte{1}
+	}
+	return bytes.Repeat(h.encode(), int(testForm.first()/segmentHeaderBytes))
+}
+
 func mendSegment(b []byte, seed uint32) {
-	for off := int64(segmentHeaderBytes); off+headerBytes <= int64(len(b)); off += 8 {
+	for off := testForm.first(); off+headerBytes <= int64(len(b)); off += 8 {
 		if binary.LittleEndian.Uint32(b[off:]) == recordMagic {
 			mendRecord(b[off:], recordTag(seed, off))
 		}
@@ -129,7 +139,7 @@ func FuzzCheckpoint(f *testing.F) {
 		o := testOptions(vfs.NewMem())
 		b := stream
 		if mend {
-			b = checkpointFile(stream, segmentSeed(o.Mount, 3))
+			b = checkpointFile(stream, checkpointID{o.Mount, 3})
 		}
 		fuzzOpen(t, image{"checkpoint-0000000000000003": b}, false)
 		h, err := decodeCheckpointHead(stream)
@@ -140,11 +150,15 @@ func FuzzCheckpoint(f *testing.F) {
 }
 
 // checkpointFile puts a stream into valid blocks.
-func checkpointFile(stream []byte, seed uint32) []byte {
+func checkpointFile(stream []byte, id checkpointID) []byte {
 	var b []byte
+	var key *keyring.File
+	if testKeys != nil {
+		key, _ = testKeys.NewFile()
+	}
 	for i := uint32(0); len(stream) > 0; i++ {
-		n := min(blockPayload, len(stream))
-		b = append(b, encodeBlock(i, stream[:n], seed)...)
+		n := min(testForm.blockPayload(), len(stream))
+		b = append(b, encodeBlock(i, stream[:n], id, key)...)
 		stream = stream[n:]
 	}
 	return append(b, b...)

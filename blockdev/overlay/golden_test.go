@@ -13,12 +13,14 @@ import (
 
 	"livemount/internal/clock"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 // goldenLog is the worked example of FORMAT.md: three records, then a checkpoint, then one record.
-func goldenLog(t *testing.T) image {
+func goldenLog(t *testing.T, keys *keyring.Keys) image {
 	u := &upper{}
 	o := u.options(goldenOptions(vfs.NewMem()))
+	o.Keys = keys
 	l := mustCreate(t, o, []Node{{ID: 7, Size: 65536}})
 	d := mustDevice(t, l, 7)
 	must(t, d.WriteAt(bg(), []byte("hello, log"), 4096))
@@ -59,7 +61,7 @@ func (m image) hexdump() string {
 }
 
 func TestFormatIsTheGoldenBytes(t *testing.T) {
-	checkGolden(t, "testdata/golden.hex", goldenLog(t).hexdump())
+	checkGolden(t, "testdata/golden.hex", goldenLog(t, nil).hexdump())
 }
 
 func TestForkFormatIsTheGoldenBytes(t *testing.T) {
@@ -68,7 +70,7 @@ func TestForkFormatIsTheGoldenBytes(t *testing.T) {
 
 // goldenFork is a fork of the golden log, as Fork leaves it.
 func goldenFork(t *testing.T) image {
-	m, u := goldenLog(t), &upper{}
+	m, u := goldenLog(t, nil), &upper{}
 	o := u.options(goldenOptions(m.mount(t)))
 	l, _ := mustOpen(t, o, []Node{{ID: 7, Size: 65536}})
 	must(t, l.Fork(bg(), "/m/fork", [16]byte{0xb0, 0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xbb, 0xbc, 0xbd, 0xbe, 0xbf}))
@@ -108,7 +110,49 @@ func parseHexdump(t *testing.T, text string) image {
 	return m
 }
 
+// TestSealedGoldenLogIsRead reads the golden log as it was sealed once. It cannot be made again: salts are random.
+func TestSealedGoldenLogIsRead(t *testing.T) {
+	const name = "testdata/golden-sealed"
+	if os.Getenv("OVERLAY_GOLDEN") == "write" {
+		writeSealedGolden(t, name)
+	}
+	var files [3][]byte
+	for i, ext := range []string{".key", ".json", ".hex"} {
+		b, err := os.ReadFile(name + ext)
+		must(t, err)
+		files[i] = b
+	}
+	secret, err := keyring.KeyFile(files[0])
+	must(t, err)
+	slots, err := keyring.Parse(files[1])
+	must(t, err)
+	u := &upper{}
+	o := u.options(goldenOptions(parseHexdump(t, string(files[2])).mount(t)))
+	o.Keys, err = slots.Open([16]byte{1}, secret)
+	must(t, err)
+	l, rep := mustOpen(t, o, []Node{{ID: 7, Size: 65536}})
+	got := readAllOf(t, mustDevice(t, l, 7))
+	if string(got[:5]) != "after" || string(got[4096:][:10]) != "hello, log" || string(u.state) != "meta" || len(rep.Notes) > 0 {
+		t.Fatalf("%q, %q, %q, %+v", got[:5], got[4096:][:10], u.state, rep)
+	}
+	must(t, l.Close())
+}
+
+func writeSealedGolden(t *testing.T, name string) {
+	file := keyring.NewKeyFile()
+	secret, err := keyring.KeyFile(file)
+	must(t, err)
+	slots, keys, err := keyring.Create([16]byte{1}, keyring.NewSlot{Secret: secret, Created: testTime})
+	must(t, err)
+	document, err := slots.MarshalJSON()
+	must(t, err)
+	must(t, os.WriteFile(name+".key", file, 0o644))
+	must(t, os.WriteFile(name+".json", document, 0o644))
+	must(t, os.WriteFile(name+".hex", []byte(goldenLog(t, keys).hexdump()), 0o644))
+}
+
 func TestLogWithACheckpointOfVersion1IsRead(t *testing.T) {
+	usePlain(t)
 	text, err := os.ReadFile("testdata/golden-1.hex")
 	must(t, err)
 	u := &upper{}

@@ -21,7 +21,7 @@ func (r *replayer) lost(n uint64, what string) error {
 func (r *replayer) lostTail() error {
 	if r.mark.seq == r.want && r.mark.last.plausible() {
 		e := r.mark.last
-		at := Position{r.mark.synced.Segment, r.mark.synced.Offset - e.bytes()}
+		at := Position{r.mark.synced.Segment, r.mark.synced.Offset - r.l.form.bytes(e)}
 		return r.restore(e, []Position{at}, r.mark.synced, r.want+1)
 	}
 	n := uint64(1)
@@ -38,7 +38,7 @@ func (r *replayer) heal(f found) error {
 	places := []Position{r.pos}
 	for _, s := range r.segments {
 		if s.number > r.pos.Segment && s.number <= f.seg.number {
-			places = append(places, Position{s.number, segmentHeaderBytes})
+			places = append(places, Position{s.number, s.form.first()})
 		}
 	}
 	return r.restore(f.prev, places, f.pos(), f.seq)
@@ -76,15 +76,18 @@ func (r *replayer) locate(e essentials, places []Position) (best *segment, off, 
 	bad = blocks(e.payload())
 	for _, p := range places {
 		s := r.segment(p.Segment)
-		if s == nil || p.Offset < segmentHeaderBytes || !e.hasPayload() {
+		if s == nil || p.Offset < s.form.first() || !e.hasPayload() {
 			continue
 		}
-		n, payload, err := r.badBlocks(s, p.Offset, e)
+		n, stored, err := r.badBlocks(s, p.Offset, e)
 		if err != nil {
 			return nil, 0, 0, err
 		}
-		if _, whole := unmirror(payload); whole && e.kind == kindMirror { // the table may be what is bad
-			n = 0
+		if e.kind == kindMirror {
+			payload, _ := s.unseal(p.Offset, e, stored)
+			if _, whole := unmirror(payload); whole { // the table may be what is bad
+				n = 0
+			}
 		}
 		if n < bad || n == 0 && best == nil {
 			best, off, bad = s, p.Offset, n

@@ -24,6 +24,7 @@ const (
 
 // packContext is what the next extent of a leaf is packed against.
 type packContext struct {
+	form           form
 	end, length    int64  // of the extent before
 	seg, rec, size uint32 // of the data before
 }
@@ -36,12 +37,12 @@ func (c *packContext) pass(e *extent) {
 }
 
 // next is the offset of the record behind that of the data before.
-func (c *packContext) next() int64 { return int64(c.rec) + recordBytes(int64(c.size)) }
+func (c *packContext) next() int64 { return int64(c.rec) + c.form.dataBytes(int64(c.size)) }
 
 // packLeaf packs at most leafMost extents, in order and without overlap.
-func packLeaf(list []extent) string {
+func (f form) packLeaf(list []extent) string {
 	var buf [leafBytesMost]byte
-	b, c := buf[:0], packContext{}
+	b, c := buf[:0], packContext{form: f}
 	for i := range list {
 		b = c.pack(b, &list[i])
 		c.pass(&list[i])
@@ -118,6 +119,11 @@ type unpacker struct {
 	i      int
 	before packContext
 	broken bool // what follows was not packed by packLeaf
+}
+
+// unpack begins a leaf.
+func (f form) unpack(leaf string) unpacker {
+	return unpacker{leaf: leaf, before: packContext{form: f}}
 }
 
 // next returns the next extent, and false at the end or when the leaf is broken.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"livemount/internal/errs"
+	"livemount/keyring"
 )
 
 // folder is what List found.
@@ -103,7 +104,7 @@ func (l *Log) openSegments(dir folder, r *replayer) error {
 		if err != nil {
 			return err
 		}
-		s := newSegment(l.opts.Dir, l.opts.Mount, number, f)
+		s := l.newSegment(number, f)
 		l.live.segments[uint32(number)] = s
 		if s.ready, err = f.Size(); err != nil {
 			return err
@@ -119,17 +120,37 @@ func (l *Log) openSegments(dir folder, r *replayer) error {
 
 func (r *replayer) readSegmentHeader(s *segment) error {
 	r.win.reset(s.file)
-	b, err := r.win.at(0, segmentHeaderBytes)
-	if err != nil {
-		return err
+	var h segmentHeader
+	have := false
+	for off := int64(0); off < s.form.first(); off += segmentHeaderBytes {
+		b, err := r.win.at(off, segmentHeaderBytes)
+		if err != nil {
+			return err
+		}
+		one, ok := decodeSegmentHeader(b)
+		if !ok {
+			r.rep.note("segment %016x: bad header at %d", s.number, off)
+		} else if !have {
+			h, have = one, true
+		}
 	}
-	h, ok := decodeSegmentHeader(b)
-	if !ok {
-		r.rep.note("segment %016x: bad header", s.number)
+	if !have {
 		return nil
 	}
 	r.headers = append(r.headers, h)
-	return h.check(s.number)
+	if err := h.check(s.number); err != nil {
+		return err
+	}
+	return s.unlock(r.l.opts.Keys, h)
+}
+
+// unlock gives a sealed segment its key.
+func (s *segment) unlock(keys *keyring.Keys, h segmentHeader) (err error) {
+	if err := s.form.admitKey(s.name, h.keyID); err != nil || s.form == plain {
+		return err
+	}
+	s.key, err = keys.File(h.keyID, h.salt)
+	return err
 }
 
 // identify refuses segments of a mount that is neither ours nor one that the checkpoint names for it.
@@ -162,7 +183,7 @@ func (l *Log) chooseCheckpoint(dir folder, r *replayer) (checkpointHead, error) 
 		if err == nil {
 			rep.Checkpoint = number
 			l.cleaner.checkpointSeq.Store(h.nextSeq)
-			l.cleaner.checkpointBytes.Store(2 * h.imageBytes())
+			l.cleaner.checkpointBytes.Store(2 * h.imageBytes(l.form))
 			return h, nil
 		}
 		if !errs.Is(err, errs.Corrupt) {
@@ -189,7 +210,7 @@ func (l *Log) chooseCheckpoint(dir folder, r *replayer) (checkpointHead, error) 
 
 func (l *Log) resetIndex() {
 	for id, n := range l.nodes {
-		n.extents, n.sizeKnown = extentMap{}, false
+		n.extents, n.sizeKnown = extentMap{form: l.form}, false
 		n.size.Store(n.given)
 		if !n.attached {
 			delete(l.nodes, id)

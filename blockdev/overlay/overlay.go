@@ -33,6 +33,7 @@ import (
 	"livemount/internal/clock"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 // Options of a log. FS and Dir are required; the zero value of the rest works.
@@ -42,6 +43,9 @@ type Options struct {
 	Mount [16]byte // identity; bytes of other mounts are never taken for ours
 	Clock clock.Clock
 	Log   *slog.Logger
+	// Keys seal all that the log holds: payloads and checkpoints. What stays readable is in FORMAT.md. Nil seals nothing; a log
+	// is opened as it was made, or it is Denied.
+	Keys *keyring.Keys
 
 	// SegmentBytes bounds a segment file: 64 MiB by default, 16 KiB to 1 GiB.
 	SegmentBytes int64
@@ -86,6 +90,7 @@ type Node struct {
 // cleaning, appending, index.
 type Log struct {
 	opts Options
+	form form
 	fs   vfs.FS
 
 	appending sync.Mutex // guards the fields up to the next blank line, and the order of records
@@ -113,7 +118,8 @@ type Log struct {
 	mark     *markFile // used by the running commit only
 	cleaner  cleaner
 	logBytes atomic.Int64 // in the segments
-	buffers  sync.Pool    // *[]byte of smallBytes
+	buffers  sync.Pool    // *[]byte, for records with smallBytes of payload
+	large    sync.Pool    // the same, for payloadMax
 }
 
 // Stats is a picture of a log.
@@ -166,12 +172,10 @@ func newLog(o Options, nodes []Node) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{opts: o, fs: o.FS, nodes: map[uint64]*node{}, nextSeg: 1}
-	l.live.segments = map[uint32]*segment{}
-	l.buffers.New = func() any {
-		b := make([]byte, recordBytes(smallBytes))
-		return &b
-	}
+	l := &Log{opts: o, form: o.form(), fs: o.FS, nodes: map[uint64]*node{}, nextSeg: 1}
+	l.live = liveCount{segments: map[uint32]*segment{}, form: l.form}
+	l.buffers.New = l.bufferFor(smallBytes)
+	l.large.New = l.bufferFor(payloadMax)
 	l.cleaner.init()
 	for _, n := range nodes {
 		if err := l.Add(n); err != nil {
@@ -179,6 +183,13 @@ func newLog(o Options, nodes []Node) (*Log, error) {
 		}
 	}
 	return l, nil
+}
+
+func (l *Log) bufferFor(payload int64) func() any {
+	return func() any {
+		b := make([]byte, l.form.dataBytes(payload)+bindingBytes)
+		return &b
+	}
 }
 
 // Create makes a new log in a folder that is new or empty (else errs.Exists), durably.
@@ -246,7 +257,7 @@ func (l *Log) Add(n Node) error {
 func (l *Log) node(id uint64) *node {
 	n := l.nodes[id]
 	if n == nil {
-		n = &node{id: id, grows: true} // until Add says otherwise
+		n = &node{id: id, grows: true, extents: extentMap{form: l.form}} // until Add says otherwise
 		l.nodes[id] = n
 	}
 	return n

@@ -2,23 +2,70 @@ package overlay
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"testing"
+	"time"
 
 	"livemount/blockdev"
 	"livemount/internal/clock"
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 const testDir = "/m/log"
 
 func bg() context.Context { return context.Background() }
 
+// testKeys and testForm are of the logs that tests make.
+var (
+	testKeys *keyring.Keys
+	testForm = plain
+)
+
+var testTime = time.Unix(1, 0)
+
+// TestMain runs everything with plain logs, and then with sealed ones. Benchmarks run with those that OVERLAY_SEALED names.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	once := flag.Lookup("test.fuzz").Value.String() != "" || flag.Lookup("test.bench").Value.String() != ""
+	if once && os.Getenv("OVERLAY_SEALED") != "" {
+		testKeys, testForm = newKeys(), sealed
+	}
+	code := m.Run()
+	if code == 0 && !once {
+		testKeys, testForm = newKeys(), sealed
+		fmt.Println("sealed:")
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
+// usePlain is for tests of what was written before logs could be sealed.
+func usePlain(t *testing.T) {
+	keys, form := testKeys, testForm
+	testKeys, testForm = nil, plain
+	t.Cleanup(func() { testKeys, testForm = keys, form })
+}
+
+func newKeys() *keyring.Keys {
+	secret, err := keyring.KeyFile(keyring.NewKeyFile())
+	if err != nil {
+		panic(err)
+	}
+	_, keys, err := keyring.Create([16]byte{4, 5, 6}, keyring.NewSlot{Secret: secret, Created: testTime})
+	if err != nil {
+		panic(err)
+	}
+	return keys
+}
+
 func testOptions(fsys vfs.FS) Options {
 	return Options{
-		FS: fsys, Dir: testDir, Mount: [16]byte{1, 2, 3}, Clock: &clock.Fixed{},
+		FS: fsys, Dir: testDir, Mount: [16]byte{1, 2, 3}, Clock: &clock.Fixed{}, Keys: testKeys,
 		SegmentBytes: 32 << 10, PrewriteBytes: 4 << 10, NoBackground: true,
 	}
 }

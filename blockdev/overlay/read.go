@@ -126,12 +126,16 @@ func (l *Log) readData(id uint64, s *segment, e extent, p []byte) error {
 // readPart reads the whole blocks that hold e, checks them and copies e out. When the checksums lie near
 // the blocks, as in every record of one block, both are read by one call.
 func readPart(id uint64, s *segment, e extent, p, buf []byte) error {
+	rec := essentials{kindData, id, e.off - int64(e.skip), int64(e.size)}
+	pitch := s.form.pitch(rec)
 	first := int64(e.skip) / blockBytes
 	last := (int64(e.skip) + e.len - 1) / blockBytes
-	stop := min((last+1)*blockBytes, int64(e.size))
+	stop := min((last+1)*pitch, s.form.stored(rec))
 	table := int64(e.rec) + headerBytes + 4*first
-	body := int64(e.rec) + headerBytes + tableBytes(int64(e.size)) + first*blockBytes
-	n := stop - first*blockBytes
+	body := int64(e.rec) + rec.payloadOffset() + first*pitch
+	n := stop - first*pitch
+	bound := binding(buf[len(buf)-bindingBytes:], rec)
+	buf = buf[:len(buf)-bindingBytes]
 	var entries, payload []byte
 	var err error
 	if gap := body - table; gap+n <= int64(len(buf)) && gap <= nearBytes {
@@ -150,12 +154,44 @@ func readPart(id uint64, s *segment, e extent, p, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	if b := firstBadBlock(entries, payload, s.tag(int64(e.rec))); b >= 0 {
-		bad := e.off - int64(e.skip) + (first+int64(b))*blockBytes
+	if b := firstBadBlock(entries, payload, pitch, s.tag(int64(e.rec))); b >= 0 {
+		bad := rec.off + (first+int64(b))*blockBytes
 		return corrupt(id, clip(e, bad, bad+blockBytes), "checksum mismatch in segment "+s.name)
 	}
-	copy(p, payload[int64(e.skip)-first*blockBytes:])
+	skip := int64(e.skip) - first*blockBytes
+	if s.form == plain {
+		copy(p, payload[skip:])
+		return nil
+	}
+	b, err := s.openBlocks(p, payload, bound, skip, body)
+	if err != nil {
+		bad := rec.off + (first+b)*blockBytes
+		return corrupt(id, clip(e, bad, bad+blockBytes), err.Error())
+	}
 	return nil
+}
+
+// openBlocks fills p with what was sealed in stored blocks, behind the first skip bytes. at is the place of stored in the
+// segment. An error is that of the block whose number is returned.
+func (s *segment) openBlocks(p, stored, bound []byte, skip, at int64) (block int64, err error) {
+	for len(p) > 0 {
+		from := stored[:min(blockBytes+int64(sealed), int64(len(stored)))]
+		n := int64(len(from)) - int64(sealed)
+		dst := from[:0]
+		if whole := skip == 0 && n <= int64(len(p)); whole {
+			dst = p[:0:n]
+		}
+		b, err := s.openUnit(dst, from, bound, at)
+		if err != nil {
+			return block, err
+		}
+		if skip > 0 || n > int64(len(p)) {
+			n = int64(copy(p, b[skip:]))
+			skip = 0
+		}
+		p, stored, at, block = p[n:], stored[len(from):], at+int64(len(from)), block+1
+	}
+	return block, nil
 }
 
 // nearBytes is how far checksums may lie from their blocks to be read along with them.
@@ -175,9 +211,9 @@ func readFull(s *segment, b []byte, off int64) error {
 }
 
 // firstBadBlock returns the number of the first block that fails its checksum, or -1.
-func firstBadBlock(entries, payload []byte, tag uint32) int {
+func firstBadBlock(entries, payload []byte, pitch int64, tag uint32) int {
 	for i := 0; len(payload) > 0; i++ {
-		n := min(blockBytes, len(payload))
+		n := min(int(pitch), len(payload))
 		if !blockGood(entries[4*i:], payload[:n], tag) {
 			return i
 		}

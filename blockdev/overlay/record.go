@@ -8,7 +8,7 @@ import (
 const (
 	recordMagic = 0x314f4d4c // "LMO1" on disk
 	headerBytes = 96
-	blockBytes  = 4096    // payload bytes under one checksum
+	blockBytes  = 4096    // payload bytes under one checksum, before they are sealed
 	payloadMax  = 1 << 20 // payload bytes of one record
 	tableMax    = payloadMax / blockBytes * 4
 )
@@ -24,6 +24,9 @@ const (
 	kindMirror                 // kindMeta whose payload is there twice (mirror.go)
 	kindEnd
 )
+
+// flagSealed is in every record of a sealed log.
+const flagSealed = 1
 
 // essentials is what a record does, without its payload. Its successor repeats it.
 type essentials struct {
@@ -45,9 +48,6 @@ func (e essentials) payload() int64 {
 
 func (e essentials) payloadOffset() int64 { return headerBytes + tableBytes(e.payload()) }
 
-// bytes is the room of the record in its segment.
-func (e essentials) bytes() int64 { return e.payloadOffset() + align8(e.payload()) }
-
 func (e essentials) plausible() bool {
 	if e.off < 0 || e.length < 0 || e.length > sizeEnd || e.off > sizeEnd-e.length || e.payload() > payloadMax {
 		return false
@@ -57,6 +57,8 @@ func (e essentials) plausible() bool {
 		return e.length > 0
 	case kindSize:
 		return e.off < sizeEnd
+	case kindMirror:
+		return e.length <= blockBytes && e.length%2 == 0
 	}
 	return true
 }
@@ -66,9 +68,6 @@ func align8(n int64) int64 { return (n + 7) &^ 7 }
 func blocks(payload int64) int64 { return (payload + blockBytes - 1) / blockBytes }
 
 func tableBytes(payload int64) int64 { return align8(4 * blocks(payload)) }
-
-// recordBytes is the room that a data record of n payload bytes takes.
-func recordBytes(n int64) int64 { return headerBytes + tableBytes(n) + align8(n) }
 
 // header is the fixed part of a record.
 type header struct {
@@ -81,9 +80,16 @@ type header struct {
 	prev   essentials
 }
 
-// unsupported says that a valid record was written by a newer version.
-func (h header) unsupported() bool {
-	return h.flags != 0 || h.keyID != 0 || h.kind == 0 || h.kind >= kindEnd
+// unsupported says that a valid record was written by a newer version, or is not of this form.
+func (h header) unsupported(f form) bool {
+	return h.flags != f.flags() || h.keyID != 0 || h.kind == 0 || h.kind >= kindEnd
+}
+
+func (f form) flags() uint8 {
+	if f == plain {
+		return 0
+	}
+	return flagSealed
 }
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
@@ -106,12 +112,12 @@ func recordTag(seed uint32, off int64) uint32 {
 	return ^sum
 }
 
-// fillTable writes the unmasked checksums of the payload's blocks.
-func fillTable(table, payload []byte) {
-	for len(payload) > 0 {
-		n := min(blockBytes, len(payload))
-		binary.LittleEndian.PutUint32(table, checksum(0, payload[:n]))
-		table, payload = table[4:], payload[n:]
+// fillTable writes the unmasked checksums of what is stored.
+func fillTable(table, stored []byte, pitch int64) {
+	for len(stored) > 0 {
+		n := min(pitch, int64(len(stored)))
+		binary.LittleEndian.PutUint32(table, checksum(0, stored[:n]))
+		table, stored = table[4:], stored[n:]
 	}
 }
 
@@ -123,7 +129,7 @@ func maskTable(table []byte, n int64, tag uint32) {
 	}
 }
 
-// blockGood checks one block of payload against its entry in the table.
+// blockGood checks one stored block against its entry in the table.
 func blockGood(entry, block []byte, tag uint32) bool {
 	return binary.LittleEndian.Uint32(entry)^tag == checksum(0, block)
 }

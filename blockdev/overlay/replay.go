@@ -40,7 +40,7 @@ func (f found) pos() Position { return Position{f.seg.number, f.off} }
 func (r *replayer) begin(h checkpointHead) {
 	r.pos, r.want, r.last = h.at, h.nextSeq, h.last
 	if h.at == (Position{}) && len(r.segments) > 0 {
-		r.pos = Position{r.segments[0].number, segmentHeaderBytes}
+		r.pos = Position{r.segments[0].number, r.l.form.first()}
 	}
 	r.synced = later(r.synced, h.at)
 	r.firstSynced = r.synced
@@ -84,7 +84,7 @@ func (r *replayer) decode(s *segment, off int64) (found, bool, error) {
 	if r.win.file != s.file {
 		r.win.reset(s.file)
 	}
-	if off < segmentHeaderBytes || off+headerBytes > s.ready {
+	if off < s.form.first() || off+headerBytes > s.ready {
 		return found{}, false, nil
 	}
 	b, err := r.win.at(off, headerBytes+tableMax)
@@ -95,7 +95,7 @@ func (r *replayer) decode(s *segment, off int64) (found, bool, error) {
 	if !ok {
 		return found{}, false, nil
 	}
-	if h.unsupported() {
+	if h.unsupported(s.form) {
 		return found{}, false, errs.New(errs.Newer, "record at %v: kind %d, flags %d, key %d", Position{s.number, off}, h.kind, h.flags, h.keyID)
 	}
 	return found{h, s, off}, true, nil
@@ -108,8 +108,12 @@ func (r *replayer) whole(f found) (bool, error) {
 		return true, nil
 	}
 	bad, _, err := r.badBlocks(f.seg, f.off, f.essentials)
-	if err != nil || bad == 0 {
-		return bad == 0, err
+	if err != nil {
+		return false, err
+	}
+	locked := f.seg.form == sealed && f.seg.key == nil // the headers are lost: they may not have been synced either
+	if bad == 0 && !locked {
+		return true, nil
 	}
 	if err := r.lookAhead(); err != nil {
 		return false, err
@@ -118,23 +122,24 @@ func (r *replayer) whole(f found) (bool, error) {
 	return r.pos.Less(r.synced), nil
 }
 
-// badBlocks counts the blocks of a payload that fail their checksums. The table is read from the file.
-func (r *replayer) badBlocks(s *segment, off int64, e essentials) (bad int64, payload []byte, err error) {
-	b := make([]byte, tableBytes(e.payload())+e.payload())
+// badBlocks reads the table of a record and what is stored of its payload, and counts the blocks that fail their checksums.
+func (r *replayer) badBlocks(s *segment, off int64, e essentials) (bad int64, stored []byte, err error) {
+	size, pitch := s.form.stored(e), s.form.pitch(e)
+	b := make([]byte, tableBytes(e.payload())+size)
 	n, err := s.file.ReadAt(b, off+headerBytes)
 	if err != nil && err != io.EOF {
 		return 0, nil, err
 	}
-	table, payload := b[:tableBytes(e.payload())], b[tableBytes(e.payload()):]
-	have := int64(n) - int64(len(table)) // bytes of payload that the file has
+	table, stored := b[:tableBytes(e.payload())], b[tableBytes(e.payload()):]
+	have := int64(n) - int64(len(table)) // bytes of it that the file has
 	tag := s.tag(off)
 	for i := range blocks(e.payload()) {
-		lo, hi := i*blockBytes, min((i+1)*blockBytes, e.payload())
-		if hi > have || !blockGood(table[4*i:], payload[lo:hi], tag) {
+		lo, hi := i*pitch, min((i+1)*pitch, size)
+		if hi > have || !blockGood(table[4*i:], stored[lo:hi], tag) {
 			bad++
 		}
 	}
-	return bad, payload, nil
+	return bad, stored, nil
 }
 
 // take applies a good record and goes behind it, or ends replay before a torn one. pos is not moved to
@@ -152,7 +157,7 @@ func (r *replayer) take(f found) (done bool, err error) {
 	}
 	r.epoch = max(r.epoch, f.epoch)
 	r.synced = later(r.synced, f.header.synced)
-	r.step(f.essentials, Position{f.seg.number, f.off + f.bytes()}, f.seq+1)
+	r.step(f.essentials, Position{f.seg.number, f.off + f.seg.form.bytes(f.essentials)}, f.seq+1)
 	return false, nil
 }
 
@@ -170,11 +175,12 @@ func (r *replayer) effect(e essentials, s *segment, off int64) error {
 		r.l.apply(e, s, off)
 		return nil
 	}
-	bad, payload, err := r.badBlocks(s, off, e)
+	bad, stored, err := r.badBlocks(s, off, e)
 	if err != nil {
 		return err
 	}
-	if e.kind == kindMirror {
+	payload, forged := s.unseal(off, e, stored)
+	if bad += forged; e.kind == kindMirror {
 		whole, ok := unmirror(payload)
 		if ok && bad > 0 {
 			r.rep.Rotten = true
@@ -204,7 +210,7 @@ func (r *replayer) broken() (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if ok && f.seq == r.want && f.seg.number > r.pos.Segment && f.off == segmentHeaderBytes {
+	if ok && f.seq == r.want && f.seg.number > r.pos.Segment && f.off == r.l.form.first() {
 		return r.take(f)
 	}
 	if err := r.lookAhead(); err != nil {
@@ -230,7 +236,7 @@ func (r *replayer) tear() error {
 			r.rep.CutBytes += max(0, s.ready-r.pos.Offset)
 		}
 		if s.number > r.pos.Segment {
-			r.rep.CutBytes += max(0, s.ready-segmentHeaderBytes)
+			r.rep.CutBytes += max(0, s.ready-s.form.first())
 		}
 	}
 	return nil

@@ -55,7 +55,7 @@ func TestOpenOfALargeIndexIsMeasured(t *testing.T) {
 // makeLarge makes the segments, which hold nothing, and the index over them.
 func makeLarge(t *testing.T, o Options, nodes []Node, n int64) {
 	l := mustCreateIn(t, o, nodes)
-	perSegment := (l.opts.SegmentBytes - segmentHeaderBytes) / recordBytes(4096)
+	perSegment := (l.opts.SegmentBytes - testForm.first()) / testForm.dataBytes(4096)
 	for number := uint64(2); number < uint64(n/perSegment)+4; number++ {
 		s, err := l.createSegment(number)
 		must(t, err)
@@ -65,7 +65,7 @@ func makeLarge(t *testing.T, o Options, nodes []Node, n int64) {
 	l.index.Lock()
 	for i := range n {
 		p := i * 7919 % n // the moment when it was written
-		rec := segmentHeaderBytes + p%perSegment*recordBytes(4096)
+		rec := testForm.first() + p%perSegment*testForm.dataBytes(4096)
 		l.node(1).put(extent{i * 4096, 4096, uint32(2 + p/perSegment), uint32(rec), 4096, 0}, &l.live)
 	}
 	l.index.Unlock()

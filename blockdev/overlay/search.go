@@ -19,7 +19,7 @@ func (r *replayer) lookAhead() error {
 			return err
 		}
 		r.synced = later(r.synced, f.header.synced)
-		pos = Position{f.seg.number, f.off + f.bytes()}
+		pos = Position{f.seg.number, f.off + f.seg.form.bytes(f.essentials)}
 	}
 }
 
@@ -30,7 +30,7 @@ func (r *replayer) search(pos Position, seq uint64) (found, bool, error) {
 		if s.number < pos.Segment {
 			continue
 		}
-		off := int64(segmentHeaderBytes)
+		off := s.form.first()
 		if s.number == pos.Segment {
 			off = max(off, pos.Offset)
 		}

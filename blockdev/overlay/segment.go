@@ -11,6 +11,7 @@ import (
 
 	"livemount/internal/errs"
 	"livemount/internal/vfs"
+	"livemount/keyring"
 )
 
 const (
@@ -26,12 +27,15 @@ const (
 type segment struct {
 	number uint64
 	mount  [16]byte // whose it is: an origin's in a fork
+	form   form
+	key    *keyring.File // of a sealed segment, unless both its headers are bad
 	seed   uint32
 	name   string
 	file   vfs.File
 	refs   atomic.Int32 // the log's table holds one, each reader one
 	used   atomic.Int64 // bytes up to the end of the last record
 	ready  int64        // bytes up to the end of what was written, zeroes included
+	spent  bool         // a place behind the end was sealed already: nothing more may be
 	live   int64        // bytes its live payload would take in new records
 	pinned bool         // holds rotten payload and cannot be emptied
 }
@@ -47,9 +51,9 @@ func parseName(name, prefix, suffix string) (uint64, bool) {
 	return n, err == nil && name == fmt.Sprintf("%s%016x%s", prefix, n, suffix)
 }
 
-func newSegment(dir string, mount [16]byte, number uint64, f vfs.File) *segment {
-	s := &segment{number: number, name: segmentName(dir, number), file: f}
-	s.bind(mount)
+func (l *Log) newSegment(number uint64, f vfs.File) *segment {
+	s := &segment{number: number, name: segmentName(l.opts.Dir, number), file: f, form: l.form}
+	s.bind(l.opts.Mount)
 	s.refs.Store(1)
 	return s
 }
@@ -72,7 +76,7 @@ func (s *segment) release() {
 
 func (s *segment) tag(off int64) uint32 { return recordTag(s.seed, off) }
 
-// segmentHeader is the first block of a segment.
+// segmentHeader is the first block of a segment, and in a sealed one the second too.
 type segmentHeader struct {
 	version  uint32
 	epoch    uint32
@@ -121,8 +125,8 @@ func decodeSegmentHeader(b []byte) (segmentHeader, bool) {
 // check refuses what this version must not open, and the file of another segment.
 func (h segmentHeader) check(number uint64) error {
 	switch {
-	case h.version > formatVersion || h.keyID != 0:
-		return errs.New(errs.Newer, "segment %016x: format version %d, key %d", number, h.version, h.keyID)
+	case h.version > formatVersion:
+		return errs.New(errs.Newer, "segment %016x: format version %d", number, h.version)
 	case h.number != number:
 		return errs.New(errs.Corrupt, "segment %016x: the file holds segment %016x", number, h.number)
 	}

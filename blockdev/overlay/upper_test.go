@@ -141,10 +141,10 @@ func TestARottenByteInARecordOfTheLayerAboveIsHealed(t *testing.T) {
 	must(t, l.AppendSize(bg(), []byte("second"), 1, 40000, func() { u.state = append(u.state, "second"...) }))
 	must(t, u.append(l, []byte("third")))
 	must(t, l.Close())
-	at, record := int64(segmentHeaderBytes), essentials{kind: kindMirror, length: 2 * (5 + mirrorTrailer)}
+	at, record := testForm.first(), essentials{kind: kindMirror, length: 2 * (5 + mirrorTrailer)}
 	second := essentials{kind: kindMirror, length: 2 * (6 + mirrorTrailer)}
-	at += record.bytes()
-	for off := at; off < at+second.bytes(); off++ {
+	at += testForm.bytes(record)
+	for off := at; off < at+testForm.bytes(second); off++ {
 		u.state = nil
 		opts := o
 		opts.FS = flipped(t, mem, off)

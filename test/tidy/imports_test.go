@@ -25,7 +25,7 @@ func table() map[string][]string {
 		"blockdev":           {"internal/errs"},
 		"blockdev/blocktest": {"blockdev", "internal/errs"},
 		"blockdev/image":     {"blockdev", "internal/cache", "internal/clock", "internal/errs"},
-		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs"},
+		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs", "keyring"},
 		"blockdev/nbd":       {"blockdev", "internal/clock", "internal/errs"},
 
 		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "keyring"},
