@@ -282,11 +282,14 @@ func (d *Disk) badRuns(ctx context.Context, n uint32, bad map[chunkstore.Ptr]*ba
 // Heal writes bad records again that came in once more, in other backups, and returns how many are good now. Pointers
 // stay what they are.
 func (s *Store) Heal(ctx context.Context) (healed int, err error) {
-	if s.BadRecords() == 0 || s.distrusted {
+	if s.BadRecords() == 0 {
 		return 0, nil
 	}
 	s.packing.Lock()
 	defer s.packing.Unlock()
+	if healed, err = s.mendJournal(ctx); err != nil || s.distrusted {
+		return healed, err
+	}
 	wanted, err := s.copies(ctx)
 	if err != nil {
 		return 0, err
@@ -304,6 +307,31 @@ func (s *Store) Heal(ctx context.Context) (healed int, err error) {
 		s.opts.Log.Info("bad records healed", "container", id, "records", len(want.Instead)+len(want.Map))
 	}
 	return healed, nil
+}
+
+// mendJournal writes bad records of the journal again that have a good twin.
+func (s *Store) mendJournal(ctx context.Context) (mended int, err error) {
+	s.mu.RLock()
+	var list []chunkstore.Ptr
+	for p := range s.bad {
+		if s.cat.containers[p.Container].Class == 0 { // the journal's are in no seal
+			list = append(list, p)
+		}
+	}
+	s.mu.RUnlock()
+	for _, p := range list {
+		err := s.chunks.MendJournal(ctx, p)
+		if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Invalid) {
+			continue
+		}
+		if err != nil {
+			return mended, fmt.Errorf("mend journal container %s: %w", p.Container, err)
+		}
+		mended++
+		s.dropBad(func(q chunkstore.Ptr) bool { return q == p })
+		s.opts.Log.Info("bad record of the journal mended from its twin", "record", p)
+	}
+	return mended, nil
 }
 
 // copies finds what bad records held elsewhere, by container: chunks in other records, parts of the map in Badger.

@@ -229,7 +229,8 @@ func (s *Store) draftDisk(ctx context.Context, d *Draft, vm *VM, points []Point,
 	disk.parent, disk.prev = parent, before.Seq
 	if i == len(points)-1 {
 		// Who lists what changed counts from the newest point that was made; who commits, from one that is there.
-		disk.image, disk.current = before.Image, before.Seq == latest || d.branch != nil
+		made := before.Seq == latest && points[i].Ordinal+1 == vm.Next
+		disk.image, disk.current = before.Image, made || d.branch != nil
 	}
 	return disk, nil
 }

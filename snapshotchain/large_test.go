@@ -111,7 +111,7 @@ func TestNothingIsRemovedOnceTheJournalHadAGap(t *testing.T) {
 	}
 }
 
-// spoilNewestJournal flips a byte of the last record of the newest journal container.
+// spoilNewestJournal flips a byte of the last record of the newest journal container, and of its twin.
 func spoilNewestJournal(t *testing.T, m *vfs.Mem) {
 	t.Helper()
 	names, err := m.List("/c/journal")
@@ -127,8 +127,11 @@ func spoilNewestJournal(t *testing.T, m *vfs.Mem) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.LastIndex(b, []byte("LMR1")) + 100
-	if _, err := f.WriteAt([]byte{b[at] ^ 0x10}, int64(at)); err != nil {
-		t.Fatal(err)
+	end := len(b)
+	for range 2 {
+		end = bytes.LastIndex(b[:end], []byte("LMR1"))
+		if _, err := f.WriteAt([]byte{b[end+100] ^ 0x10}, int64(end+100)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

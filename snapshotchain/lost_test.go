@@ -73,7 +73,7 @@ func TestRemoveWaitsForTheFirstCommitToABranch(t *testing.T) {
 	}
 }
 
-// rotJournal spoils the payload of the n-th journal record (from 1) and removes Badger.
+// rotJournal spoils the payload of the n-th journal record (from 1), and of its twin, and removes Badger.
 func rotJournal(t *testing.T, dir string, n int) {
 	t.Helper()
 	files, _ := filepath.Glob(filepath.Join(dir, "containers", "journal", "*"))
@@ -85,7 +85,7 @@ func rotJournal(t *testing.T, dir string, n int) {
 		}
 		for off := 128; off+64 <= len(b) && string(b[off:off+4]) == "LMR1"; {
 			pl, aux := int(binary.LittleEndian.Uint32(b[off+12:])), int(binary.LittleEndian.Uint32(b[off+20:]))
-			if i++; i == n {
+			if i++; (i+1)/2 == n {
 				b[off+64+aux+pl/2] ^= 0xff
 				if err := os.WriteFile(f, b, 0o600); err != nil {
 					t.Fatal(err)
@@ -94,7 +94,7 @@ func rotJournal(t *testing.T, dir string, n int) {
 			off += (64 + aux + pl + 7) &^ 7
 		}
 	}
-	if i < n {
+	if i < 2*n {
 		t.Fatalf("only %d records in %v", i, files)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "meta")); err != nil {

@@ -28,6 +28,12 @@ func (m *machine) expire(*rapid.T) {
 		m.t.Fatalf("expire: %v", err)
 	}
 	m.points[vm] = slices.Delete(slices.Clone(m.points[vm]), i, i+1)
+	if _, branch := m.from[vm]; !branch {
+		return
+	}
+	for name := range m.disks[vm] { // who commits lists what changed since the newest that is left
+		m.dirty[vm][name] = slices.Sorted(maps.Keys(m.everUsed(vm, name)))
+	}
 }
 
 // hold holds a point, or releases it.

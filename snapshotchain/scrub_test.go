@@ -21,6 +21,12 @@ func noPace(ctx context.Context, _ int64) error { return ctx.Err() }
 // putPages makes a point of a VM whose leaf 0 has runs of 16 pages with the given contents at multiples of 100.
 func putPages(t *testing.T, s *Store, vm string, full bool, contents ...uint64) Point {
 	t.Helper()
+	return putPagesAt(t, s, chunkstore.LevelDefault, vm, full, contents...)
+}
+
+// putPagesAt is putPages with a level of compression.
+func putPagesAt(t *testing.T, s *Store, level chunkstore.Level, vm string, full bool, contents ...uint64) Point {
+	t.Helper()
 	d, err := s.Begin(t.Context(), vm, []DiskSpec{{Name: "sda", SizeBytes: 64 << 20, Full: full}})
 	if err != nil {
 		t.Fatal(err)
@@ -33,12 +39,11 @@ func putPages(t *testing.T, s *Store, vm string, full bool, contents ...uint64) 
 		if c == 0 { // as before
 			continue
 		}
-		e, raw := chunkOf(t, s, c)
+		e, _ := encodedChunk(t, s, level, c)
 		p, _, err := k.Put(t.Context(), e)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = raw
 		runs = append(runs, Run{Page: uint16(100 * i), Len: 16, Ptr: p})
 		h := s.Hasher()
 		for j, ph := range e.Hashes {
@@ -74,17 +79,27 @@ func putPages(t *testing.T, s *Store, vm string, full bool, contents ...uint64) 
 
 func chunkOf(t *testing.T, s *Store, content uint64) (chunkstore.Encoded, []byte) {
 	t.Helper()
+	return encodedChunk(t, s, chunkstore.LevelDefault, content)
+}
+
+// compressible contents can be stored in less bytes.
+const compressible = 1_000_000
+
+func encodedChunk(t *testing.T, s *Store, level chunkstore.Level, content uint64) (chunkstore.Encoded, []byte) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(content, 2))
 	raw := make([]byte, 16*chunkstore.PageSize)
 	for i := range raw {
-		raw[i] = byte(rng.Uint32())
+		if raw[i] = byte(rng.Uint32()); content >= compressible {
+			raw[i] &= 3
+		}
 	}
 	h := s.Hasher()
 	var hashes []chunkstore.PageHash
 	for i := range 16 {
 		hashes = append(hashes, h.Page(raw[i*chunkstore.PageSize:][:chunkstore.PageSize]))
 	}
-	e, err := s.Encode(chunkstore.LevelDefault, chunkstore.Encoded{ID: h.Chunk(hashes), Hashes: hashes}, raw, nil)
+	e, err := s.Encode(level, chunkstore.Encoded{ID: h.Chunk(hashes), Hashes: hashes}, raw, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

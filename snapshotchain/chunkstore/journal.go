@@ -12,7 +12,8 @@ import (
 )
 
 // Journal is the durable sequence of all changes of the catalogue: numbered records in containers of
-// their own. The number of a record is one more than that of the record before.
+// their own. The number of a record is one more than that of the record before. Each is there twice, one behind the
+// other: when the metadata is lost, nothing else says what there was.
 type Journal struct {
 	s *Store
 
@@ -43,7 +44,7 @@ func (j *Journal) Append(payload []byte) (uint64, error) {
 		return 0, errs.New(errs.Invalid, "change of %d bytes is too large for the journal", len(payload))
 	}
 	r := &record{kind: KindJournal, codec: codec, payload: stored, rawLen: len(payload)}
-	if err := j.room(storedLen(0, len(stored)+j.s.overhead())); err != nil {
+	if err := j.room(2 * storedLen(0, len(stored)+j.s.overhead())); err != nil {
 		return 0, err
 	}
 	binary.LittleEndian.PutUint64(r.id[:], j.next)
@@ -71,8 +72,11 @@ func (j *Journal) room(n int) error {
 func (j *Journal) write(r *record) (uint64, error) {
 	app := j.c.app
 	before := app.snapshot(false)
-	if _, err := app.append(r); err != nil {
-		return 0, j.undo(app, before, err)
+	for twin := range byte(2) {
+		r.id[twinByte] = 1 + twin
+		if _, err := app.append(r); err != nil {
+			return 0, j.undo(app, before, err)
+		}
 	}
 	app.mu.Lock()
 	err := app.flushLocked()
@@ -206,23 +210,31 @@ func (j *Journal) checkSealed(c *container, b []byte, slots []slot, rep *Journal
 	}
 	t, err := parseTrailer(b[len(b)-trailerBytes:], int64(len(b)))
 	sealed := err == nil && t.id == c.id
-	good, end := 0, headerBytes
+	good, end := map[uint64]bool{}, headerBytes
+	each := 1 // records of a number; older versions wrote one
 	for _, sl := range slots {
-		if sl.len > 0 {
-			if _, err := parseRecord(newSeed(j.s.opts.Store, c.id), b[sl.off:sl.off+sl.len]); err == nil {
-				good++
-				end = int(sl.off + sl.len)
+		if sl.len == 0 {
+			continue
+		}
+		if r, err := parseRecord(newSeed(j.s.opts.Store, c.id), b[sl.off:sl.off+sl.len]); err == nil {
+			good[binary.LittleEndian.Uint64(r.id[:])] = true
+			end = int(sl.off + sl.len)
+			if r.id[twinByte] > 0 {
+				each = 2
 			}
 		}
 	}
 	if !sealed {
-		if n := begunRecords(b, end); n > 1 { // each is on disk before the next is written
+		if len(good) == 0 {
+			each = 2
+		}
+		if n := begunRecords(b, end); n > each { // each is on disk before the next is written
 			rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal container %s: %d records behind offset %d are bad", c.id, n, end))
 		}
 		return
 	}
-	if good < t.count {
-		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal container %s has %d good records of %d", c.id, good, t.count))
+	if want := (t.count + each - 1) / each; len(good) < want {
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal container %s has %d good records of %d", c.id, len(good), want))
 	}
 }
 
