@@ -88,5 +88,8 @@ func removal(r *api.Removed) string {
 	if len(r.Mounts) > 0 {
 		text += "; mounted, and must be unmounted first: " + strings.Join(r.Mounts, ", ")
 	}
+	if len(r.Guarded) > 0 {
+		text += "; cannot go: " + strings.Join(r.Guarded, "; ")
+	}
 	return text
 }

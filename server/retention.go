@@ -62,6 +62,9 @@ func (s *Server) postRules(r *http.Request) (int, any, error) {
 	return s.getRules(r)
 }
 
+// clockSlack is how far in the future a point may lie without anybody minding.
+const clockSlack = time.Hour
+
 // retained returns what the rules are applied to.
 func (s *Server) retained(ctx context.Context, vm *snapshotchain.VM) (retention.VM, error) {
 	rules, err := s.rulesOf(vm.ID)
@@ -77,6 +80,8 @@ func (s *Server) retained(ctx context.Context, vm *snapshotchain.VM) (retention.
 		p := retention.Point{ID: points[i].ID.String(), Time: points[i].Time, Good: !s.store.Damaged(&points[i])}
 		if err := s.store.Expirable(&points[i]); err != nil {
 			p.Pinned = err.Error()
+		} else if points[i].Time.After(s.clock.Now().Add(clockSlack)) {
+			p.Pinned = "its time is in the future: a clock was wrong, and rules that count days or hours take the points since for one"
 		}
 		out.Points = append(out.Points, p)
 	}

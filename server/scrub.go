@@ -152,10 +152,13 @@ func (s *Server) verify(ctx context.Context, j *job, n *named, c *ingest.Counter
 		d := &n.point.Disks[i]
 		step("read " + d.Name)
 		proof, err := s.store.Verify(ctx, d, &c.Looked)
-		if proof == nil {
+		switch {
+		case proof == nil && errs.Is(err, errs.Corrupt): // it cannot even be opened
+			s.log.Error("disk of a point cannot be opened", "vm", n.vm.Name, "point", n.point.ID, "disk", d.Name, "err", err)
+			proof = &snapshotchain.Proof{Bad: []snapshotchain.Touch{{Disk: d.Name, Length: d.SizeBytes}}}
+		case proof == nil:
 			return err
-		}
-		if err != nil {
+		case err != nil:
 			failed = err
 		}
 		out.DataBytes += proof.DataBytes

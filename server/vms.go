@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"livemount/internal/errs"
 	"livemount/server/api"
@@ -55,7 +57,7 @@ func (s *Server) whatGoes(ctx context.Context, name string) (*api.Removed, error
 	if err != nil {
 		return nil, err
 	}
-	what := &api.Removed{VM: name, Branches: []string{}, Mounts: []string{}}
+	what := &api.Removed{VM: name, Branches: []string{}, Mounts: []string{}, Guarded: []string{}}
 	gone := map[snapshotchain.VMID]bool{}
 	for _, v := range s.store.VMs() {
 		if v.ID != vm.ID && v.Of != vm.ID {
@@ -70,6 +72,7 @@ func (s *Server) whatGoes(ctx context.Context, name string) (*api.Removed, error
 			return nil, err
 		}
 		addPoints(what, points)
+		s.addGuarded(what, v.Name, points)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,6 +82,22 @@ func (s *Server) whatGoes(ctx context.Context, name string) (*api.Removed, error
 		}
 	}
 	return what, nil
+}
+
+// maxGuarded bounds the points whose holds are told.
+const maxGuarded = 100
+
+// addGuarded notes which points cannot go, and why.
+func (s *Server) addGuarded(what *api.Removed, vm string, points []snapshotchain.Point) {
+	for i := range points {
+		g := s.store.GuardOf(&points[i])
+		if len(g.Holds) == 0 && g.Until.IsZero() || len(what.Guarded) == maxGuarded {
+			continue
+		}
+		if err := s.store.Expirable(&points[i]); err != nil {
+			what.Guarded = append(what.Guarded, fmt.Sprintf("%s@%s: %v", vm, points[i].Time.Format(time.RFC3339), err))
+		}
+	}
 }
 
 func addPoints(what *api.Removed, points []snapshotchain.Point) {

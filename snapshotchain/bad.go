@@ -285,8 +285,10 @@ func (s *Store) Heal(ctx context.Context) (healed int, err error) {
 	if s.BadRecords() == 0 {
 		return 0, nil
 	}
-	s.packing.Lock()
-	defer s.packing.Unlock()
+	if err := s.packing.take(ctx); err != nil {
+		return 0, err
+	}
+	defer s.packing.leave()
 	if healed, err = s.mendJournal(ctx); err != nil || s.distrusted {
 		return healed, err
 	}

@@ -48,8 +48,10 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (Collection, erro
 	if s.distrusted {
 		return Collection{}, errs.New(errs.Denied, "the journal has gaps: what seems to be unused may belong to a point that it lost")
 	}
-	s.packing.Lock()
-	defer s.packing.Unlock()
+	if err := s.packing.take(ctx); err != nil {
+		return Collection{}, err
+	}
+	defer s.packing.leave()
 	c := &collector{s: s, o: o}
 	err := c.run(ctx)
 	if err != nil {

@@ -279,6 +279,7 @@ func Rebuild(ctx context.Context, opts Options) (damage []string, err error) {
 	if err = firstError(err, lock.Close()); err != nil {
 		return nil, err
 	}
+	opts.remake = true
 	s, err := Open(ctx, opts)
 	if err != nil {
 		return nil, err

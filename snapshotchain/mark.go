@@ -37,6 +37,20 @@ type marker struct {
 	pointers int64 // runs that were looked at
 }
 
+// nameOfLineage says for people which disk a lineage is of.
+func (s *Store) nameOfLineage(id LineageID) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, vm := range s.cat.vms {
+		for _, d := range vm.Disks {
+			if d.Lineage == id {
+				return fmt.Sprintf("disk %s of %s", d.Name, vm.Name)
+			}
+		}
+	}
+	return fmt.Sprintf("a disk that is in use no more (lineage %s)", id)
+}
+
 // segment is a seal with the parts of it that are needed.
 type segment struct {
 	*seal
@@ -52,7 +66,7 @@ func (m *marker) mark(ctx context.Context, forget func(forgotten) error) error {
 	for _, id := range ids {
 		err := m.markLineage(ctx, id, forget)
 		if err != nil {
-			err = fmt.Errorf("mark lineage %s: %w", id, err)
+			err = fmt.Errorf("mark %s: %w", m.s.nameOfLineage(id), err)
 		}
 		if err = m.tolerate(err); err != nil {
 			return err
@@ -297,7 +311,7 @@ func (w *leafWalk) upTo(n uint32) error {
 	for ; w.next < n; w.next++ {
 		err := w.m.markLeaf(w.ctx, w.next, w.m.seen[w.next%dirLeaves], w.have)
 		if err != nil {
-			err = fmt.Errorf("lineage %s: leaf %d: %w", w.m.lineage, w.next, err)
+			err = fmt.Errorf("%d bytes at %d: %w", LeafBytes, int64(w.next)*LeafBytes, err)
 		}
 		if err = w.m.tolerate(err); err != nil {
 			return err

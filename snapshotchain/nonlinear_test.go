@@ -118,7 +118,9 @@ func TestPointThatCameAndWentWhileMarkingIsMarked(t *testing.T) {
 		t.Fatal(err)
 	}
 	// what Collect does, step by step
-	s.packing.Lock()
+	if err := s.packing.take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	c := &collector{s: s, o: CollectOptions{Pace: func(ctx context.Context, _ int64) error { return ctx.Err() }}}
 	c.live = newSlotSet(s.sealedStates())
 	var err error
@@ -142,7 +144,7 @@ func TestPointThatCameAndWentWhileMarkingIsMarked(t *testing.T) {
 	if err := c.sweep(t.Context(), list); err != nil {
 		t.Fatal(err)
 	}
-	s.packing.Unlock()
+	s.packing.leave()
 	t.Logf("%+v", c.report)
 	proveAll(t, s)
 	s.Close(t.Context())

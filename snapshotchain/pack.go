@@ -31,8 +31,10 @@ func (s *Store) Pack(ctx context.Context) (freed int64, err error) {
 	if s.distrusted {
 		return 0, nil
 	}
-	s.packing.Lock()
-	defer s.packing.Unlock()
+	if err := s.packing.take(ctx); err != nil {
+		return 0, err
+	}
+	defer s.packing.leave()
 	for _, id := range s.unpacked() {
 		if err := ctx.Err(); err != nil {
 			return freed, err

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"livemount/internal/errs"
 	"livemount/internal/kv"
@@ -26,7 +29,11 @@ func (s *Store) openMeta(ctx context.Context) error {
 	if !errs.Is(err, errs.Corrupt) {
 		return err
 	}
-	s.addDamage(fmt.Sprintf("metadata was bad and was made again from the containers: %v", err))
+	if s.opts.remake {
+		s.opts.Log.Info("metadata is made again from the containers")
+	} else {
+		s.addDamage(fmt.Sprintf("metadata was bad and was made again from the containers: %v", err))
+	}
 	return s.rebuild(ctx, dir)
 }
 
@@ -116,19 +123,46 @@ func (s *Store) rebuild(ctx context.Context, dir string) error {
 	return s.tryMeta(dir)
 }
 
-// putAside renames a folder to the first free dir.bad-N.
+// keptAside is how many bad metadata folders are kept, for whoever wants to know what happened.
+const keptAside = 3
+
+// putAside renames a folder to dir.bad-N, a number that is higher than those there are, and removes the oldest of them.
 func putAside(dir string) error {
-	for n := 1; ; n++ {
-		bad := fmt.Sprintf("%s.bad-%d", dir, n)
-		if _, err := os.Lstat(bad); err == nil {
-			continue
-		}
-		err := os.Rename(dir, bad)
+	old, err := asideOf(dir)
+	if err != nil {
+		return err
+	}
+	next := 1
+	if len(old) > 0 {
+		next = old[len(old)-1] + 1
+	}
+	if err := os.Rename(dir, asideName(dir, next)); err != nil {
 		if errs.Is(err, errs.NotFound) {
 			return nil
 		}
 		return err
 	}
+	for _, n := range old[:max(0, len(old)+1-keptAside)] {
+		if err := vfs.RemoveAll(vfs.OS{}, asideName(dir, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func asideName(dir string, n int) string { return fmt.Sprintf("%s.bad-%d", dir, n) }
+
+// asideOf returns the numbers of what was put aside, ascending.
+func asideOf(dir string) (list []int, err error) {
+	entries, err := os.ReadDir(filepath.Dir(dir))
+	for _, e := range entries {
+		n, err := strconv.Atoi(strings.TrimPrefix(e.Name(), filepath.Base(dir)+".bad-"))
+		if err == nil && n > 0 {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return list, err
 }
 
 // fill applies the whole journal to a new database.

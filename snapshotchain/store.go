@@ -27,6 +27,7 @@ type Options struct {
 	Keys   *keyring.Keys   // instead, when they are open already
 	Clock  clock.Clock
 	Log    *slog.Logger
+	remake bool // Rebuild asks for metadata to be made again: it is no damage
 
 	Containers     string              // folder of the containers in FS; default Dir/containers
 	ContainerBytes int64               // default 64 MiB
@@ -89,7 +90,7 @@ type Store struct {
 	later      later
 	freshMeta  bool // Badger's folder was not there when it was opened
 
-	packing sync.Mutex // one Pack or Collect at a time
+	packing turn // one Pack, Collect, Heal or Measure at a time
 
 	scrubMu sync.Mutex // guards scrubs
 	scrubs  map[chunkstore.ContainerID]scrubbed
@@ -130,7 +131,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 }
 
 func newStore(opts Options, lock *os.File) *Store {
-	s := &Store{opts: opts, lock: lock, busy: map[string]bool{}, ahead: newAhead(), pins: newPins(), bad: map[chunkstore.Ptr]*badRecord{}, scrubs: map[chunkstore.ContainerID]scrubbed{}}
+	s := &Store{opts: opts, lock: lock, packing: newTurn(), busy: map[string]bool{}, ahead: newAhead(), pins: newPins(), bad: map[chunkstore.Ptr]*badRecord{}, scrubs: map[chunkstore.ContainerID]scrubbed{}}
 	s.leaves = cache.New(opts.LeafCache, func(r []Run) int64 { return int64(len(r))*24 + 128 }, func(leafKey, []Run) {})
 	s.dirs = cache.New(opts.LeafCache/4, func(*dirPage) int64 { return dirLeaves*4 + 128 }, func(leafKey, *dirPage) {})
 	s.hashes = cache.New(opts.LeafCache/4, func(h []chunkstore.PageHash) int64 { return int64(len(h))*16 + 128 },

@@ -182,8 +182,10 @@ func (s *Store) UniqueBytes(p *Point) (int64, bool) {
 // Measure finds out what each point has for itself, unless that is known: it goes through the whole map. Invalid for
 // a store with too several chunks.
 func (s *Store) Measure(ctx context.Context) error {
-	s.packing.Lock()
-	defer s.packing.Unlock()
+	if err := s.packing.take(ctx); err != nil {
+		return err
+	}
+	defer s.packing.leave()
 	s.mu.RLock()
 	applied := s.cat.root.Applied
 	known := s.usage.applied == applied && s.usage.Unique != nil

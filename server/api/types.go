@@ -101,7 +101,8 @@ type Removed struct {
 	DataBytes int64     `json:"data_bytes"`
 	Oldest    time.Time `json:"oldest"`
 	Newest    time.Time `json:"newest"`
-	Mounts    []string  `json:"mounts"` // they must be unmounted first
+	Mounts    []string  `json:"mounts"`  // they must be unmounted first
+	Guarded   []string  `json:"guarded"` // points with holds and locks, and why: they must be released, or wait
 	Removed   bool      `json:"removed"`
 }
 
