@@ -15,7 +15,7 @@ func TestRulesLeavePointsOfTheFutureAlone(t *testing.T) {
 	for range 5 {
 		sealPoint(t, store, "web") // at 1,800,000,000 s and the milliseconds behind it
 	}
-	if err := store.SetRules(t.Context(), 0, "keep-last=1"); err != nil {
+	if err := store.SetRules(t.Context(), 0, "last=1"); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {

@@ -250,7 +250,8 @@ func begunRecords(b []byte, from int) (n int) {
 
 // SettleJournal makes durable what a crash left in the journal before anybody relies on it: a record that
 // the page cache still shows may never have reached the disk. The bytes of the newest container are written
-// again, because after a failed sync the kernel takes them for written.
+// again, because after a failed sync the kernel takes them for written; a record of which a crash left one of the two gets
+// its twin, and what it left of both is cut off.
 func (s *Store) SettleJournal(ctx context.Context) error {
 	list := s.sorted(ClassJournal)
 	if len(list) == 0 {
@@ -267,6 +268,15 @@ func (s *Store) SettleJournal(ctx context.Context) error {
 		return err
 	}
 	if _, err := parseTrailer(b[max(0, len(b)-trailerBytes):], int64(len(b))); err != nil {
+		if b, err = s.pairUp(ctx, c, b); err != nil {
+			return err
+		}
+		if whole := s.withoutTear(c, b); len(whole) < len(b) && int64(len(b)) < scanLimit {
+			b = whole
+			if err := f.Truncate(int64(len(b))); err != nil {
+				return err
+			}
+		}
 		if _, err := f.WriteAt(b, 0); err != nil {
 			return err
 		}
