@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,8 +30,11 @@ func (s *Store) openMeta(ctx context.Context) error {
 	if !errs.Is(err, errs.Corrupt) {
 		return err
 	}
-	if s.opts.remake {
-		s.opts.Log.Info("metadata is made again from the containers")
+	// After a rotation of keys the metadata is still under the old one.
+	rotated := errors.Is(err, kv.ErrKey) && s.opts.Keys != nil && len(s.opts.Keys.Epochs()) > 1
+	s.freshMeta = s.freshMeta || rotated // what is under the old key is not kept
+	if rotated || s.opts.remake {
+		s.opts.Log.Info("metadata is made again from the containers", "rotated", rotated)
 	} else {
 		s.addDamage(fmt.Sprintf("metadata was bad and was made again from the containers: %v", err))
 	}
@@ -111,7 +115,7 @@ func (s *Store) rebuild(ctx context.Context, dir string) error {
 		return err
 	}
 	aside := putAside
-	if s.freshMeta { // there is nothing in it
+	if s.freshMeta { // there is nothing in it that should stay
 		aside = func(dir string) error { return vfs.RemoveAll(vfs.OS{}, dir) }
 	}
 	if err := aside(dir); err != nil {

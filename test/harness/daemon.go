@@ -196,6 +196,12 @@ func (d *Daemon) exit() *Exit {
 	return &Exit{Code: d.cmd.ProcessState.ExitCode(), Stderr: d.stderr.String()}
 }
 
+// InitEncrypted makes an encrypted store, and a key file that opens it.
+func InitEncrypted(t testing.TB, store, keyFile string) {
+	t.Helper()
+	Run(t, binary("livemountd"), "init", "--encrypt", "--data", store, "--key-file", keyFile)
+}
+
 // Result is what a run of mountctl gave.
 type Result struct {
 	Code     int
