@@ -33,10 +33,7 @@ func newSickDisk(t *testing.T) *sickDisk {
 		t.Fatal(err)
 	}
 	root := &fs.LoopbackRoot{Path: back, Dev: uint64(st.Dev)}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &sickNode{fs.LoopbackNode{RootData: r}, d}
-	}
-	first := &sickNode{fs.LoopbackNode{RootData: root}, d}
+	first := &sickNode{&fs.LoopbackNode{RootData: root}, d}
 	root.RootNode = first
 	server, err := fs.Mount(d.dir, first, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, MaxWrite: 1 << 20}})
 	if err != nil {
@@ -70,8 +67,13 @@ func (d *sickDisk) ask(op, name string) syscall.Errno {
 }
 
 type sickNode struct {
-	fs.LoopbackNode
+	*fs.LoopbackNode
 	d *sickDisk
+}
+
+// WrapChild implements fs.NodeWrapChilder.
+func (n *sickNode) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedder {
+	return &sickNode{ops.(*fs.LoopbackNode), n.d}
 }
 
 func (n *sickNode) file(f fs.FileHandle, name string) fs.FileHandle {
