@@ -2,7 +2,6 @@ package snapshotchain
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,7 +30,7 @@ func (s *Store) openMeta(ctx context.Context) error {
 		return err
 	}
 	// After a rotation of keys the metadata is still under the old one.
-	rotated := errors.Is(err, kv.ErrKey) && s.opts.Keys != nil && len(s.opts.Keys.Epochs()) > 1
+	rotated := kv.IsOtherKey(err) && s.opts.Keys != nil && len(s.opts.Keys.Epochs()) > 1
 	s.freshMeta = s.freshMeta || rotated // what is under the old key is not kept
 	if rotated || s.opts.remake {
 		s.opts.Log.Info("metadata is made again from the containers", "rotated", rotated)

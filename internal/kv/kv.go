@@ -90,8 +90,8 @@ func badgerOptions(o Options) badger.Options {
 		WithBypassLockGuard(true) // the store's own lock covers it
 }
 
-// ErrKey is in the error of opening a database with another key than it was made with.
-var ErrKey = badger.ErrEncryptionKeyMismatch
+// IsOtherKey says that a database was opened with another key than it was made with.
+func IsOtherKey(err error) bool { return errors.Is(err, badger.ErrEncryptionKeyMismatch) }
 
 // classify keeps errors of the machine as they are; anything else that Open says is about bad content.
 func classify(err error) error {
