@@ -10,10 +10,10 @@ packages() {
 	demo) echo mount util-linux fdisk e2fsprogs fuse3 jq libnfs-utils ;;
 	# gcc: the race detector. libnfs, qemu-block-extra, rpcbind, and nfs-common, busybox, cpio and kmod for a small guest with
 	# Linux's client, use NFS; iproute2 makes network namespaces for them. restic and tzdata: which points restic would keep, in which zone.
-	# qemu-storage-daemon (in qemu-system-common) logs the writes of a disk. The rest are the programs that use a mount.
+	# qemu-storage-daemon (in qemu-system-common) logs the writes of a disk. nbdkit, and nbdinfo and nbdcopy of libnbd-bin, are peers of NBD. The rest are the programs that use a mount.
 	test) echo mount util-linux fdisk e2fsprogs fuse3 jq gcc libc6-dev xfsprogs \
 		fio sqlite3 stress-ng qemu-utils qemu-system-common psmisc mmdebstrap extlinux qemu-system-x86 \
-		libnfs-utils qemu-block-extra rpcbind nfs-common busybox-static cpio kmod iproute2 restic tzdata ;;
+		libnfs-utils qemu-block-extra rpcbind nfs-common busybox-static cpio kmod iproute2 restic tzdata nbdkit libnbd-bin ;;
 	# borgbackup, restic and qemu-storage-daemon (in qemu-system-common) run beside Livemount.
 	# python3-pyfuse3: borg mount. nfs-ganesha runs beside the NFS server, and does not start without rpcbind.
 	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup python3-pyfuse3 restic fio \
