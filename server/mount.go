@@ -132,6 +132,9 @@ func (m *mount) openLog(ctx context.Context, nodes []overlay.Node, fresh bool) e
 	if errs.Is(err, errs.NotFound) {
 		err = errs.New(errs.Corrupt, "the log is missing, and with it what was written: %w", err)
 	}
+	for _, n := range rep.Notes {
+		m.s.log.Warn("mount log", "mount", m.rec.ID.String(), "what", n)
+	}
 	for _, d := range rep.Damage {
 		m.s.log.Error("mount log is damaged", "mount", m.rec.ID.String(), "node", d.Node, "offset", d.Off, "length", d.Len, "why", d.Why)
 		m.damage.add("mount %s: log: node %d, %d bytes at %d: %s", m.rec.ID, d.Node, d.Len, d.Off, d.Why)

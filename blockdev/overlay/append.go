@@ -76,7 +76,7 @@ func (d *draft) sealAt(s *segment, off int64) {
 		return
 	}
 	stored := d.stored()
-	bound := binding((*d.pooled)[len(*d.pooled)-bindingBytes:], d.essentials) // on the heap already
+	bound := s.binding((*d.pooled)[len(*d.pooled)-bindingBytes:], d.essentials) // on the heap already
 	sealUnits(s.key, d.essentials, stored, bound, off+d.payloadOffset())
 	fillTable(d.buf[headerBytes:], stored, d.form.pitch(d.essentials))
 }
@@ -131,7 +131,7 @@ func (l *Log) append(d *draft) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
-	if l.headEnd+l.form.bytes(d.essentials) > l.opts.SegmentBytes || l.head != nil && l.head.spent {
+	if l.headEnd+l.form.bytes(d.essentials) > l.opts.SegmentBytes || l.stale() {
 		if err := l.roll(); err != nil {
 			return err
 		}
@@ -148,6 +148,11 @@ func (l *Log) append(d *draft) error {
 	l.advance(d.essentials, h.seq)
 	l.apply(d.essentials, l.head, off)
 	return nil
+}
+
+// stale says that nothing more may be sealed in the head: a place was used in vain, or there is a newer key.
+func (l *Log) stale() bool {
+	return l.head != nil && (l.head.spent || l.head.key != nil && l.head.key.KeyID() != l.opts.Keys.Newest())
 }
 
 func (l *Log) writable() error {
@@ -240,6 +245,11 @@ func (l *Log) roll() error {
 	if l.head != nil && l.head.ready > l.headEnd {
 		// The zeroes ahead are of no use any more. When this fails they stay, and replay skips them.
 		_ = l.head.file.Truncate(l.headEnd)
+	}
+	if l.head != nil && l.headEnd == l.form.first() && l.head.number > 1 { // the first one says that the log is whole
+		if err := l.removeSegments([]*segment{l.head}); err != nil { // it holds nothing: the next clean-up removes it
+			l.opts.Log.Debug("empty segment stays", "segment", l.head.name, "err", err)
+		}
 	}
 	l.index.Lock()
 	l.live.segments[uint32(number)] = s

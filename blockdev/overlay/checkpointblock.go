@@ -63,15 +63,20 @@ type blockDecoder struct {
 
 // decode returns the payload of a valid block of this place. The error is that of a key that is not there.
 func (d *blockDecoder) decode(b []byte, index uint32) (payload []byte, ok bool, err error) {
-	le, magic := binary.LittleEndian, uint32(blockMagic)
+	le, magic, other := binary.LittleEndian, uint32(blockMagic), uint32(sealedMagic)
 	if d.form == sealed {
-		magic = sealedMagic
+		magic, other = other, magic
 	}
-	if len(b) < blockBytes || le.Uint32(b) != magic || le.Uint32(b[4:]) != index || le.Uint32(b[8:]) > uint32(d.form.blockPayload()) ||
-		le.Uint32(b[blockBytes-4:]) != checksum(d.id.seed(), b[:blockBytes-4]) {
+	if len(b) < blockBytes || le.Uint32(b[4:]) != index || le.Uint32(b[blockBytes-4:]) != checksum(d.id.seed(), b[:blockBytes-4]) {
 		return nil, false, nil
 	}
 	n := le.Uint32(b[8:])
+	switch {
+	case le.Uint32(b) == other:
+		return nil, false, d.form.admitKey("checkpoint", le.Uint32(b[12:]))
+	case le.Uint32(b) != magic || n > uint32(d.form.blockPayload()):
+		return nil, false, nil
+	}
 	if d.form == plain {
 		return b[blockHeaderBytes : blockHeaderBytes+n], true, nil
 	}

@@ -44,6 +44,9 @@ func (r *imageReader) next() error {
 	var cause error
 	for i, base := range [2]int64{0, r.image} {
 		payload, err := r.read(r.bufs[i][:], base+off)
+		if err != nil && !errs.Is(err, errs.Corrupt) {
+			return err
+		}
 		if err != nil {
 			r.healed++
 			cause = err

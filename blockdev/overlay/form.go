@@ -12,7 +12,7 @@ import (
 //
 // The units of a payload are its blocks; those of a mirror record are its two copies, or one bad byte would cost both.
 // Each is sealed (AES-256-GCM, NIST SP 800-38D) under the key of its segment, with the place where it begins in the segment
-// as nonce, and bound to what its record does. A place is sealed once: after a failed write the segment is left, as
+// as nonce, and bound to the mount, the segment and what its record does. A place is sealed once: after a failed write the segment is left, as
 // it is after each open, and a new segment has a new key.
 type form int64
 
@@ -69,15 +69,17 @@ func (f form) bytes(e essentials) int64 { return e.payloadOffset() + align8(f.st
 // dataBytes is the room that a data record of n payload bytes takes.
 func (f form) dataBytes(n int64) int64 { return f.bytes(essentials{kind: kindData, length: n}) }
 
-const bindingBytes = 25
+const bindingBytes = 49
 
-// binding writes what is authenticated along with each unit of a record: what the record does.
-func binding(b []byte, e essentials) []byte {
+// binding writes what is authenticated along with each unit of a record: whose it is, and what the record does.
+func (s *segment) binding(b []byte, e essentials) []byte {
 	le := binary.LittleEndian
-	b[0] = byte(e.kind)
-	le.PutUint64(b[1:], e.node)
-	le.PutUint64(b[9:], uint64(e.off))
-	le.PutUint64(b[17:], uint64(e.length))
+	copy(b, s.mount[:])
+	le.PutUint64(b[16:], s.number)
+	b[24] = byte(e.kind)
+	le.PutUint64(b[25:], e.node)
+	le.PutUint64(b[33:], uint64(e.off))
+	le.PutUint64(b[41:], uint64(e.length))
 	return b[:bindingBytes]
 }
 
@@ -102,7 +104,7 @@ func (s *segment) unseal(off int64, e essentials, stored []byte) (payload []byte
 		return stored, 0
 	}
 	var b [bindingBytes]byte
-	bound := binding(b[:], e)
+	bound := s.binding(b[:], e)
 	payload = make([]byte, 0, e.payload())
 	at := off + e.payloadOffset()
 	for left := e.payload(); left > 0; {

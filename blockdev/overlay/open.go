@@ -90,6 +90,7 @@ func (l *Log) open(ctx context.Context, rep *Report) error {
 	if err := r.run(); err != nil {
 		return err
 	}
+	r.locked()
 	return l.recover(ctx, dir, r, head)
 }
 
@@ -122,6 +123,7 @@ func (r *replayer) readSegmentHeader(s *segment) error {
 	r.win.reset(s.file)
 	var h segmentHeader
 	have := false
+	var bad []int64
 	for off := int64(0); off < s.form.first(); off += segmentHeaderBytes {
 		b, err := r.win.at(off, segmentHeaderBytes)
 		if err != nil {
@@ -130,6 +132,7 @@ func (r *replayer) readSegmentHeader(s *segment) error {
 		one, ok := decodeSegmentHeader(b)
 		if !ok {
 			r.rep.note("segment %016x: bad header at %d", s.number, off)
+			bad = append(bad, off)
 		} else if !have {
 			h, have = one, true
 		}
@@ -137,11 +140,41 @@ func (r *replayer) readSegmentHeader(s *segment) error {
 	if !have {
 		return nil
 	}
+	for _, off := range bad { // the same bytes as before, whoever else has the segment
+		if err := s.putHeader(h, off); err != nil {
+			r.rep.note("segment %016x: the header at %d was not written again: %v", s.number, off, err)
+		}
+	}
 	r.headers = append(r.headers, h)
 	if err := h.check(s.number); err != nil {
 		return err
 	}
 	return s.unlock(r.l.opts.Keys, h)
+}
+
+func (s *segment) putHeader(h segmentHeader, off int64) error {
+	if _, err := s.file.WriteAt(h.encode(), off); err != nil {
+		return err
+	}
+	return s.file.Sync()
+}
+
+// locked notes what cannot be read because the key of its segment is lost.
+func (r *replayer) locked() {
+	for _, s := range r.segments {
+		if s.form == plain || s.key != nil || s.live == 0 {
+			continue
+		}
+		r.rep.Rotten = true
+		for id, n := range r.l.nodes {
+			n.extents.from(0, func(e extent) bool {
+				if e.isData() && uint64(e.seg) == s.number {
+					r.rep.damage(id, e.off, e.len, "both headers of its segment are bad, and with them the key")
+				}
+				return len(r.rep.Damage) < damageMax
+			})
+		}
+	}
 }
 
 // unlock gives a sealed segment its key.

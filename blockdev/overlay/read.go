@@ -134,7 +134,7 @@ func readPart(id uint64, s *segment, e extent, p, buf []byte) error {
 	table := int64(e.rec) + headerBytes + 4*first
 	body := int64(e.rec) + rec.payloadOffset() + first*pitch
 	n := stop - first*pitch
-	bound := binding(buf[len(buf)-bindingBytes:], rec)
+	bound := s.binding(buf[len(buf)-bindingBytes:], rec)
 	buf = buf[:len(buf)-bindingBytes]
 	var entries, payload []byte
 	var err error
