@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -289,12 +290,13 @@ func (s *Store) Heal(ctx context.Context) (healed int, err error) {
 		return 0, err
 	}
 	defer s.packing.leave()
-	if healed, err = s.mendJournal(ctx); err != nil || s.distrusted {
-		return healed, err
+	healed, failed := s.mendJournal(ctx)
+	if ctx.Err() != nil || s.distrusted {
+		return healed, failed
 	}
 	wanted, err := s.copies(ctx)
 	if err != nil {
-		return 0, err
+		return healed, errors.Join(failed, err)
 	}
 	for id, want := range wanted {
 		if _, err := s.writeAnew(ctx, id, *want); err != nil {
@@ -302,17 +304,18 @@ func (s *Store) Heal(ctx context.Context) (healed int, err error) {
 			if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Invalid) {
 				continue
 			}
-			return healed, fmt.Errorf("heal container %s: %w", id, err)
+			return healed, errors.Join(failed, fmt.Errorf("heal container %s: %w", id, err))
 		}
 		s.dropBad(func(p chunkstore.Ptr) bool { return p.Container == id })
 		healed += len(want.Instead) + len(want.Map)
 		s.opts.Log.Info("bad records healed", "container", id, "records", len(want.Instead)+len(want.Map))
 	}
-	return healed, nil
+	return healed, failed
 }
 
-// mendJournal writes bad records of the journal again that have a good twin.
-func (s *Store) mendJournal(ctx context.Context) (mended int, err error) {
+// mendJournal writes bad records of the journal again that have a good twin. One that cannot be written keeps none of the
+// others.
+func (s *Store) mendJournal(ctx context.Context) (mended int, failed error) {
 	s.mu.RLock()
 	var list []chunkstore.Ptr
 	for p := range s.bad {
@@ -327,13 +330,14 @@ func (s *Store) mendJournal(ctx context.Context) (mended int, err error) {
 			continue
 		}
 		if err != nil {
-			return mended, fmt.Errorf("mend journal container %s: %w", p.Container, err)
+			failed = errors.Join(failed, fmt.Errorf("mend journal container %s: %w", p.Container, err))
+			continue
 		}
 		mended++
 		s.dropBad(func(q chunkstore.Ptr) bool { return q == p })
 		s.opts.Log.Info("bad record of the journal mended from its twin", "record", p)
 	}
-	return mended, nil
+	return mended, failed
 }
 
 // copies finds what bad records held elsewhere, by container: chunks in other records, parts of the map in Badger.

@@ -247,7 +247,7 @@ func olderJournal(ctx context.Context, opts Options, lock *os.File) error {
 	if err != nil {
 		return err
 	}
-	err = s.tryMeta(dir)
+	_, err = s.tryMetaKeys(dir)
 	if s.db != nil {
 		defer s.db.Close()
 	}

@@ -205,7 +205,7 @@ func TestOnlyTheNewestBadMetadataIsKept(t *testing.T) {
 		}
 	}
 	names, err := filepath.Glob(filepath.Join(o.Dir, "meta.bad-*"))
-	if err != nil || len(names) != keptAside || filepath.Base(names[0]) != "meta.bad-3" {
+	if err != nil || len(names) != keptAside || filepath.Base(names[0]) != "meta.bad-1" || filepath.Base(names[2]) != "meta.bad-5" {
 		t.Fatalf("%v: %v", names, err)
 	}
 }

@@ -22,21 +22,61 @@ func (s *Store) openMeta(ctx context.Context) error {
 	if err := s.finishRebuild(dir); err != nil {
 		return err
 	}
-	err := s.tryMeta(dir)
+	older, err := s.tryMetaKeys(dir)
 	if err == nil {
 		err = s.metaIsCurrent(ctx)
+	}
+	if err == nil && older {
+		return s.leaveOldKey(ctx, dir)
 	}
 	if !errs.Is(err, errs.Corrupt) {
 		return err
 	}
-	// After a rotation of keys the metadata is still under the old one.
-	rotated := kv.IsOtherKey(err) && s.opts.Keys != nil && len(s.opts.Keys.Epochs()) > 1
-	s.freshMeta = s.freshMeta || rotated // what is under the old key is not kept
-	if rotated || s.opts.remake {
-		s.opts.Log.Info("metadata is made again from the containers", "rotated", rotated)
+	if s.opts.remake {
+		s.opts.Log.Info("metadata is made again from the containers")
 	} else {
 		s.addDamage(fmt.Sprintf("metadata was bad and was made again from the containers: %v", err))
 	}
+	return s.rebuild(ctx, dir)
+}
+
+// tryMetaKeys is tryMeta with the newest key, or with the older one that the metadata is still under after a rotation.
+func (s *Store) tryMetaKeys(dir string) (older bool, err error) {
+	if err = s.tryMeta(dir); !kv.IsOtherKey(err) || s.opts.Keys == nil {
+		return false, err
+	}
+	newest := s.metaKey
+	epochs := s.opts.Keys.Epochs()
+	for _, e := range slices.Backward(epochs[:max(0, len(epochs)-1)]) {
+		key, kerr := s.opts.Keys.MetaKey(e)
+		if kerr != nil {
+			return false, kerr
+		}
+		s.metaKey = key
+		if terr := s.tryMeta(dir); !kv.IsOtherKey(terr) {
+			return terr == nil, terr
+		}
+	}
+	s.metaKey = newest
+	return false, err
+}
+
+// leaveOldKey makes metadata again that is under a key from before a rotation, and does not keep it. When the journal has
+// gaps the metadata knows more than can be made of it, and stays as it is.
+func (s *Store) leaveOldKey(ctx context.Context, dir string) error {
+	rep, err := s.chunks.Journal().Read(ctx, 1, func(uint64, []byte) error { return nil })
+	if err != nil {
+		return err
+	}
+	if len(rep.Gaps) > 0 || rep.Last < s.cat.root.Applied {
+		s.addDamage("the journal has gaps: the metadata stays under the key from before the rotation")
+		return nil
+	}
+	if s.metaKey, err = s.opts.Keys.MetaKey(s.opts.Keys.Newest()); err != nil {
+		return err
+	}
+	s.opts.Log.Info("keys were rotated: metadata is made again from the containers")
+	s.freshMeta = true
 	return s.rebuild(ctx, dir)
 }
 
@@ -126,10 +166,10 @@ func (s *Store) rebuild(ctx context.Context, dir string) error {
 	return s.tryMeta(dir)
 }
 
-// keptAside is how many bad metadata folders are kept, for whoever wants to know what happened.
+// keptAside is how many bad metadata folders are kept, for whoever wants to know what happened: the first, and the newest.
 const keptAside = 3
 
-// putAside renames a folder to dir.bad-N, a number that is higher than those there are, and removes the oldest of them.
+// putAside renames a folder to dir.bad-N, a number that is higher than those there are, and removes those in the middle.
 func putAside(dir string) error {
 	old, err := asideOf(dir)
 	if err != nil {
@@ -145,8 +185,8 @@ func putAside(dir string) error {
 		}
 		return err
 	}
-	for _, n := range old[:max(0, len(old)+1-keptAside)] {
-		if err := vfs.RemoveAll(vfs.OS{}, asideName(dir, n)); err != nil {
+	for i := 1; i < len(old)+2-keptAside; i++ {
+		if err := vfs.RemoveAll(vfs.OS{}, asideName(dir, old[i])); err != nil {
 			return err
 		}
 	}
@@ -160,7 +200,7 @@ func asideOf(dir string) (list []int, err error) {
 	entries, err := os.ReadDir(filepath.Dir(dir))
 	for _, e := range entries {
 		n, err := strconv.Atoi(strings.TrimPrefix(e.Name(), filepath.Base(dir)+".bad-"))
-		if err == nil && n > 0 {
+		if err == nil && n > 0 && e.Name() == filepath.Base(asideName(dir, n)) {
 			list = append(list, n)
 		}
 	}
@@ -216,6 +256,18 @@ func (s *Store) replay(ctx context.Context) error {
 	}
 	s.chunks.Journal().SetNext(max(rep.Last, applied) + 1)
 	return s.keepDistrust()
+}
+
+// finishJournal completes what a crash left of the journal, unless something of it is missing: then all stays as it is.
+func (s *Store) finishJournal(ctx context.Context) error {
+	if whole, err := s.chunks.JournalFinished(ctx); err != nil || whole {
+		return err
+	}
+	rep, err := s.chunks.Journal().Read(ctx, 1, func(uint64, []byte) error { return nil })
+	if err != nil || len(rep.Gaps) > 0 || rep.Last < s.cat.root.Applied {
+		return err
+	}
+	return s.chunks.FinishJournal(ctx)
 }
 
 // later is what is gone by the end of the journal: seals before that need it, and nobody needs them any more. It is

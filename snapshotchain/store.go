@@ -156,6 +156,9 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.replay(ctx); err != nil {
 		return err
 	}
+	if err := s.finishJournal(ctx); err != nil {
+		return err
+	}
 	s.openClock()
 	return s.recover(ctx)
 }

@@ -52,6 +52,7 @@ type appender struct {
 	hdr  header
 	seed seed
 	key  *keyring.File // nil when the store is not encrypted
+	keys *keyring.Keys // that it is of
 
 	mu    sync.Mutex
 	buf   []byte // records not yet written to the file
@@ -87,7 +88,7 @@ func (s *Store) createContainer(file string, h header) (*container, error) {
 	}
 	c := &container{id: h.id, gen: h.gen, path: name, class: h.class, owner: h.draft, sealer: key}
 	c.state = State{ID: h.id, Gen: h.gen, Class: h.class}
-	c.app = &appender{c: c, file: f, hdr: h, key: key, seed: newSeed(h.store, h.id), buf: h.encode()}
+	c.app = &appender{c: c, file: f, hdr: h, key: key, keys: s.opts.Keys, seed: newSeed(h.store, h.id), buf: h.encode()}
 	return c, nil
 }
 
@@ -111,6 +112,9 @@ func (a *appender) endLocked() int64 { return a.base + int64(len(a.buf)) }
 func (a *appender) fits(n int, limit int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.key != nil && a.key.KeyID() != a.keys.Newest() { // what comes after a rotation is under the new key
+		return false
+	}
 	return len(a.slots) == 0 || (a.endLocked()+int64(n) <= limit && len(a.slots) < maxSlots)
 }
 

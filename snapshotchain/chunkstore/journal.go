@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -191,15 +192,31 @@ func (j *Journal) readContainer(ctx context.Context, c *container, from uint64, 
 	sd := newSeed(j.s.opts.Store, c.id)
 	slots := scan(sd, b).slots
 	j.checkSealed(c, b, slots, rep)
+	var bad unreadable
 	for _, sl := range slots {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := j.readSlot(ctx, sd, b, sl, c, from, rep, fn); err != nil {
+		if err := j.readSlot(ctx, sd, b, sl, c, from, rep, &bad, fn); err != nil {
 			return err
 		}
 	}
+	bad.giveUp(rep, bad.n+1)
 	return nil
+}
+
+// unreadable is a record whose checksum is right and whose content cannot be had. Its twin comes next.
+type unreadable struct {
+	n   uint64 // 0: none
+	err error
+}
+
+// giveUp notes the record as a gap when one behind it comes, or none.
+func (u *unreadable) giveUp(rep *JournalReport, next uint64) {
+	if u.n > 0 && next > u.n && rep.Last < u.n {
+		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal record %d: %v", u.n, u.err))
+		rep.Last = u.n
+	}
 }
 
 // checkSealed says when a sealed container has fewer good records than when it was sealed. Only at the end
@@ -238,10 +255,10 @@ func (j *Journal) checkSealed(c *container, b []byte, slots []slot, rep *Journal
 	}
 }
 
-// begunRecords counts where records begin behind an offset.
+// begunRecords counts where records begin behind an offset. No JSON has the byte of the kind.
 func begunRecords(b []byte, from int) (n int) {
 	for at := from; at+recordHeader <= len(b); at += recordAlign {
-		if string(b[at:at+len(recordMagic)]) == recordMagic {
+		if string(b[at:at+len(recordMagic)]) == recordMagic && RecordKind(b[at+len(recordMagic)]) == KindJournal {
 			n++
 		}
 	}
@@ -251,7 +268,7 @@ func begunRecords(b []byte, from int) (n int) {
 // SettleJournal makes durable what a crash left in the journal before anybody relies on it: a record that
 // the page cache still shows may never have reached the disk. The bytes of the newest container are written
 // again, because after a failed sync the kernel takes them for written; a record of which a crash left one of the two gets
-// its twin, and what it left of both is cut off.
+// its twin.
 func (s *Store) SettleJournal(ctx context.Context) error {
 	list := s.sorted(ClassJournal)
 	if len(list) == 0 {
@@ -268,16 +285,14 @@ func (s *Store) SettleJournal(ctx context.Context) error {
 		return err
 	}
 	if _, err := parseTrailer(b[max(0, len(b)-trailerBytes):], int64(len(b))); err != nil {
-		if b, err = s.pairUp(ctx, c, b); err != nil {
+		paired, err := s.pairUp(ctx, c, bytes.Clone(b))
+		if err != nil {
 			return err
 		}
-		if whole := s.withoutTear(c, b); len(whole) < len(b) && int64(len(b)) < scanLimit {
-			b = whole
-			if err := f.Truncate(int64(len(b))); err != nil {
-				return err
-			}
+		if _, err = f.WriteAt(paired, 0); errs.Is(err, errs.NoSpace) { // the twin has time
+			_, err = f.WriteAt(b, 0)
 		}
-		if _, err := f.WriteAt(b, 0); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -287,7 +302,7 @@ func (s *Store) SettleJournal(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (j *Journal) readSlot(ctx context.Context, sd seed, b []byte, sl slot, c *container, from uint64, rep *JournalReport, fn func(uint64, []byte) error) error {
+func (j *Journal) readSlot(ctx context.Context, sd seed, b []byte, sl slot, c *container, from uint64, rep *JournalReport, bad *unreadable, fn func(uint64, []byte) error) error {
 	if sl.len == 0 {
 		return nil // the gap in the numbers tells
 	}
@@ -296,24 +311,25 @@ func (j *Journal) readSlot(ctx context.Context, sd seed, b []byte, sl slot, c *c
 		return nil // likewise
 	}
 	n := binary.LittleEndian.Uint64(r.id[:])
+	bad.giveUp(rep, n)
 	if n < from || n <= rep.Last {
 		return nil
 	}
-	if want := max(rep.Last+1, from); n != want {
+	if want := max(rep.Last+1, from); n != want && bad.n != n {
 		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal records %d to %d are missing before offset %d of container %s", want, n-1, sl.off, c.id))
 	}
-	rep.Last = n
-	if err := j.s.unseal(ctx, c, r, false); err != nil {
-		if !errs.Is(err, errs.Corrupt) {
-			return err
-		}
-		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal record %d: %v", n, err))
-		return nil
+	err = j.s.unseal(ctx, c, r, false)
+	if err != nil && !errs.Is(err, errs.Corrupt) {
+		return err
 	}
-	payload, err := j.s.codecs.decode(r.codec, r.payload, r.rawLen)
+	var payload []byte
+	if err == nil {
+		payload, err = j.s.codecs.decode(r.codec, r.payload, r.rawLen)
+	}
 	if err != nil {
-		rep.Gaps = append(rep.Gaps, fmt.Sprintf("journal record %d: %v", n, err))
+		*bad = unreadable{n, err}
 		return nil
 	}
+	rep.Last = n
 	return fn(n, payload)
 }
