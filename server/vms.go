@@ -91,8 +91,12 @@ const maxGuarded = 100
 func (s *Server) addGuarded(what *api.Removed, vm string, points []snapshotchain.Point) {
 	for i := range points {
 		g := s.store.GuardOf(&points[i])
-		if len(g.Holds) == 0 && g.Until.IsZero() || len(what.Guarded) == maxGuarded {
+		if now, _ := s.store.Time(); len(g.Holds) == 0 && !g.Until.After(now) || len(what.Guarded) > maxGuarded {
 			continue
+		}
+		if len(what.Guarded) == maxGuarded {
+			what.Guarded = append(what.Guarded, "and more")
+			return
 		}
 		if err := s.store.Expirable(&points[i]); err != nil {
 			what.Guarded = append(what.Guarded, fmt.Sprintf("%s@%s: %v", vm, points[i].Time.Format(time.RFC3339), err))

@@ -2,6 +2,7 @@ package snapshotchain
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
@@ -210,5 +211,157 @@ func TestRemovedKeyOpensNothingNew(t *testing.T) {
 			t.Error("a FORMAT of before opens what was written afterwards")
 		}
 		s.Close(t.Context())
+	}
+}
+
+// After a rotation the metadata is still under the old key and is made again; but not when it knows more than the journal.
+func TestRotationLosesNothingThatOnlyTheMetadataKnows(t *testing.T) {
+	for _, gap := range []bool{false, true} {
+		o, _ := encryptedStore(t)
+		s := mustOpen(t, o)
+		putPages(t, s, "secretname", false, 4)
+		rotateAndClose(t, s)
+		if gap {
+			spoilJournal(t, o.Dir)
+		}
+		for range 2 {
+			s = mustOpen(t, o)
+			if n := pointsOf(t, s, "secretname"); n != 2 {
+				t.Fatalf("gap %v: %d points", gap, n)
+			}
+			if damage, _ := s.Health(); len(damage) > 0 != gap {
+				t.Errorf("gap %v: %q", gap, damage)
+			}
+			if err := s.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if names, err := filepath.Glob(filepath.Join(o.Dir, "meta.bad-*")); err != nil || len(names) > 0 {
+			t.Errorf("%v: %v", names, err)
+		}
+	}
+}
+
+// Rot in Badger's registry of keys is no rotation, also when there was one before.
+func TestBadKeyRegistryIsDamage(t *testing.T) {
+	o, _ := encryptedStore(t)
+	rotateAndClose(t, mustOpen(t, o))
+	rebuilt := mustOpen(t, o)
+	if damage, _ := rebuilt.Health(); len(damage) > 0 {
+		t.Errorf("%q", damage)
+	}
+	if err := rebuilt.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(o.Dir, "meta", "KEYREGISTRY")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[20] ^= 1
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, o)
+	damage, _ := s.Health()
+	names, _ := filepath.Glob(filepath.Join(o.Dir, "meta.bad-*"))
+	if n := pointsOf(t, s, "secretname"); n != 1 || len(damage) != 1 || len(names) != 1 {
+		t.Errorf("%d points, damage %q, kept %v", n, damage, names)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is written after a rotation is under the new key at once, also in containers that were begun before.
+func TestNothingIsSealedUnderTheOldKeyAfterARotation(t *testing.T) {
+	o, _ := encryptedStore(t)
+	s := mustOpen(t, o)
+	defer s.Close(t.Context())
+	putPages(t, s, "secretname", false, 5)
+	before := keyIDs(t, o.Dir)
+	if err := s.RotateKeys(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	putPages(t, s, "secretname", false, 6)
+	fresh := 0
+	for name, id := range keyIDs(t, o.Dir) {
+		if _, old := before[name]; !old {
+			fresh++
+			if id != 2 {
+				t.Errorf("%s is under the key of epoch %d", name, id)
+			}
+		}
+	}
+	if fresh != 3 { // journal, map, data
+		t.Errorf("%d new containers", fresh)
+	}
+}
+
+// keyIDs are those in the headers of all containers.
+func keyIDs(t *testing.T, dir string) map[string]uint32 {
+	t.Helper()
+	ids := map[string]uint32{}
+	err := filepath.WalkDir(filepath.Join(dir, "containers"), func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && len(b) >= 128 {
+			ids[path] = binary.LittleEndian.Uint32(b[44:])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+func rotateAndClose(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.RotateKeys(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func pointsOf(t *testing.T, s *Store, name string) int {
+	t.Helper()
+	vm, err := s.VM(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	points, err := s.Points(t.Context(), &vm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(points)
+}
+
+// spoilJournal spoils both records of the last change of each container of the journal.
+func spoilJournal(t *testing.T, dir string) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "containers", "journal", "*"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := len(b)
+		for range 2 {
+			if end = bytes.LastIndex(b[:end], []byte("LMR1")); end < 0 {
+				t.Fatal("no record")
+			}
+			b[end+70] ^= 1
+		}
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -133,6 +133,7 @@ func (r *replayer) readSegmentHeader(s *segment) error {
 		if !ok {
 			r.rep.note("segment %016x: bad header at %d", s.number, off)
 			bad = append(bad, off)
+			s.rotten = s.rotten || writtenWhole(b)
 		} else if !have {
 			h, have = one, true
 		}
@@ -150,6 +151,13 @@ func (r *replayer) readSegmentHeader(s *segment) error {
 		return err
 	}
 	return s.unlock(r.l.opts.Keys, h)
+}
+
+// writtenWhole says of a bad header that its first and its last sector were written: then all of it was, and it is no crash that
+// made it bad.
+func writtenWhole(b []byte) bool {
+	const sector = 512
+	return len(b) == segmentHeaderBytes && !allZero(b[:sector]) && !allZero(b[segmentHeaderBytes-sector:])
 }
 
 func (s *segment) putHeader(h segmentHeader, off int64) error {

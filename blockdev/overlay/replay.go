@@ -111,7 +111,8 @@ func (r *replayer) whole(f found) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	locked := f.seg.form == sealed && f.seg.key == nil // the headers are lost: they may not have been synced either
+	// When no header reached the disk, nothing in the segment was synced.
+	locked := f.seg.form == sealed && f.seg.key == nil && !f.seg.rotten
 	if bad == 0 && !locked {
 		return true, nil
 	}

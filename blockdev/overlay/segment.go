@@ -29,6 +29,7 @@ type segment struct {
 	mount  [16]byte // whose it is: an origin's in a fork
 	form   form
 	key    *keyring.File // of a sealed segment, unless both its headers are bad
+	rotten bool          // a header was written whole, and is bad
 	seed   uint32
 	name   string
 	file   vfs.File
