@@ -3,6 +3,7 @@ package overlay
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 
 	"livemount/internal/errs"
@@ -238,6 +239,7 @@ func (l *Log) roll() error {
 		return errs.New(errs.NoSpace, "overlay log %s: segment numbers are used up", l.opts.Dir)
 	}
 	l.nextSeg++ // also when it fails: a number names one file only
+	l.dropEmptyHead()
 	s, err := l.createSegment(number)
 	if err != nil {
 		return err
@@ -246,11 +248,6 @@ func (l *Log) roll() error {
 		// The zeroes ahead are of no use any more. When this fails they stay, and replay skips them.
 		_ = l.head.file.Truncate(l.headEnd)
 	}
-	if l.head != nil && l.headEnd == l.form.first() && l.head.number > 1 { // the first one says that the log is whole
-		if err := l.removeSegments([]*segment{l.head}); err != nil { // it holds nothing: the next clean-up removes it
-			l.opts.Log.Debug("empty segment stays", "segment", l.head.name, "err", err)
-		}
-	}
 	l.index.Lock()
 	l.live.segments[uint32(number)] = s
 	l.index.Unlock()
@@ -258,6 +255,26 @@ func (l *Log) roll() error {
 	l.head, l.headEnd, l.namesNew, l.noRoom = s, l.form.first(), true, false
 	l.touch(s)
 	return nil
+}
+
+// dropEmptyHead removes a head without records, in which nothing can be written any more: on a disk that takes none there
+// would be ever more. The first segment stays, because it says that the log is whole. The caller holds appending.
+func (l *Log) dropEmptyHead() {
+	s := l.head
+	if s == nil || l.headEnd > l.form.first() || s.number == 1 {
+		return
+	}
+	if err := l.removeSegments([]*segment{s}); err != nil { // the next clean-up removes it
+		l.opts.Log.Debug("empty segment stays", "segment", s.name, "err", err)
+		return
+	}
+	l.unsynced = slices.DeleteFunc(l.unsynced, func(u *segment) bool {
+		if u == s {
+			u.release()
+		}
+		return u == s
+	})
+	l.head, l.headEnd = nil, l.opts.SegmentBytes // as when Open finds no room for one
 }
 
 func (l *Log) createSegment(number uint64) (*segment, error) {
