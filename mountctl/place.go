@@ -19,25 +19,29 @@ type placeFlags struct {
 	datastore string
 	nfs       bool
 	allow     []string
+	nbd       bool
+	address   string // of NBD
 }
 
 func (f *placeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.datastore, "datastore", "", "a folder that shows the mount as a hypervisor's datastore, instead of DIR")
 	c.Flags().BoolVar(&f.nfs, "nfs", false, "export the mount as an NFS datastore")
+	c.Flags().BoolVar(&f.nbd, "nbd", false, "export the disks through NBD")
+	c.Flags().StringVar(&f.address, "nbd-address", "", "HOST:PORT or unix:PATH where NBD serves them (default livemountd's nbd_listen)")
 	c.Flags().StringArrayVar(&f.allow, "allow", nil, "ADDRESS or NETWORK[,ro][,insecure][,root_squash]… that may mount it (default livemountd's nfs_allow)")
 }
 
 // place makes the place of dir, which is "" when none was given.
 func (f *placeFlags) place(dir string) (api.Place, error) {
-	p := api.Place{NFS: f.nfs, Allow: f.allow}
+	p := api.Place{NFS: f.nfs, Allow: f.allow, NBD: f.nbd || f.address != "", NBDAddress: f.address}
 	if f.datastore != "" {
 		if dir != "" {
 			return p, errs.New(errs.Invalid, "a folder shows either the disks (DIR) or the datastore (--datastore)")
 		}
 		dir, p.Datastore = f.datastore, true
 	}
-	if dir == "" && !f.nfs {
-		return p, errs.WithTry(errs.New(errs.Invalid, "no folder to mount on"), "a folder, --datastore DIR, or --nfs")
+	if dir == "" && !f.nfs && !p.NBD {
+		return p, errs.WithTry(errs.New(errs.Invalid, "no folder to mount on"), "a folder, --datastore DIR, --nfs, or --nbd")
 	}
 	if dir == "" {
 		return p, nil
@@ -55,6 +59,11 @@ func shown(w io.Writer, m *api.Mount) {
 	for _, d := range m.Disks {
 		if d.Path != "" {
 			fmt.Fprintln(w, printable(d.Path))
+		}
+	}
+	for _, d := range m.Disks {
+		if d.NBDURL != "" {
+			fmt.Fprintln(w, d.NBDURL)
 		}
 	}
 	if m.NFS == nil || m.NFSURL == "" {

@@ -46,6 +46,9 @@ type Config struct {
 	// NFSConnections bounds the connections of all clients; default 512. NFSInFlight the calls of one; default 128.
 	NFSConnections int `yaml:"nfs_connections"`
 	NFSInFlight    int `yaml:"nfs_in_flight"`
+	// NBDListen is where NBD is served, HOST:PORT or unix:PATH: from the start when it is set, else at 127.0.0.1:10809 once a mount is
+	// exported.
+	NBDListen string `yaml:"nbd_listen"`
 	// ScrubDays is within how many days all that is stored is read once more; default 30, negative never.
 	ScrubDays int `yaml:"scrub_days"`
 	// RetentionMinutes is how often the rules of retention are applied; default 60, negative only by hand.
@@ -108,6 +111,11 @@ func (c *Config) setDefaults() error {
 	}
 	if _, _, err := splitListen(c.NFSListen); err != nil {
 		return err
+	}
+	if c.NBDListen != "" {
+		if _, _, err := parseNBD(c.NBDListen); err != nil {
+			return err
+		}
 	}
 	if c.NFSMountPort < 0 || c.NFSMountPort > 65535 || c.NFSConnections < 0 || c.NFSInFlight < 0 {
 		return errs.New(errs.Invalid, "NFS mount port %d, %d connections, %d calls in flight", c.NFSMountPort, c.NFSConnections, c.NFSInFlight)

@@ -15,7 +15,7 @@ import (
 
 // fork makes a second writable mount at a place, with the state that the first has at this moment. Both go on.
 func (s *Server) fork(ctx context.Context, m *mount, at *api.Place) (*mount, error) {
-	path, made, err := s.preparePlace(at.Path, at.NFS)
+	path, made, err := s.preparePlace(at.Path, at.NFS || at.NBD)
 	if err != nil {
 		return nil, err
 	}

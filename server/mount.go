@@ -42,6 +42,7 @@ type mount struct {
 	bases     []*snapshotchain.Disk
 	datastore *datastore.Store // nil in a browse mount
 	export    *nfsd.Export     // nil when NFS does not serve it
+	nbd       bool             // NBD serves its disks
 	history   *fs.History      // of a browse mount that is served
 	fuse      *fusefs.Server   // nil when not served
 	leaving   bool             // an unmount of ours is under way
@@ -70,10 +71,14 @@ func (m *mount) serve(ctx context.Context, fresh bool) error {
 	if err == nil && m.rec.NFS {
 		err = m.exportNFS()
 	}
+	if err == nil && m.rec.NBD {
+		err = m.exportNBD()
+	}
 	if err == nil && m.rec.Path != "" {
 		err = m.mountTree(ctx, tree)
 	}
 	if err != nil {
+		m.withdrawNBD()
 		m.standBack(fresh)
 		return errors.Join(err, m.release())
 	}
@@ -293,12 +298,13 @@ func (m *mount) setState(state string) error {
 // leave takes the tree away: Busy when files are open there or NFS clients have it mounted, unless force takes it away all
 // the same.
 func (m *mount) leave(ctx context.Context, force bool) error {
-	if err := m.mustHaveNoClients(); err != nil && !force {
+	if err := errors.Join(m.mustHaveNoClients(), m.mustHaveNoNBDClients()); err != nil && !force {
 		return err
 	}
 	if err := m.leaveFUSE(ctx, force); err != nil {
 		return err
 	}
+	m.withdrawNBD()
 	m.withdraw()
 	return nil
 }
@@ -343,6 +349,7 @@ func (m *mount) view() api.Mount {
 		v.Disks = append(v.Disks, api.MountDisk{Name: d.Disk.Name, Path: m.diskPath(&d), SizeBytes: d.Disk.SizeBytes})
 	}
 	m.viewNFS(&v)
+	m.viewNBD(&v)
 	if m.failure != nil {
 		v.State, v.Reason = "failed", m.failure.Error()
 	}

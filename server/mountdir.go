@@ -35,13 +35,13 @@ func (s *Server) prepareDir(dir string) (path string, made bool, err error) {
 	return path, made, err
 }
 
-// preparePlace is prepareDir, where no folder is needed when NFS serves the mount.
-func (s *Server) preparePlace(dir string, nfs bool) (path string, made bool, err error) {
-	if dir == "" && nfs {
+// preparePlace is prepareDir, where no folder is needed when the mount is exported.
+func (s *Server) preparePlace(dir string, exported bool) (path string, made bool, err error) {
+	if dir == "" && exported {
 		return "", false, nil
 	}
 	if dir == "" {
-		return "", false, errs.WithTry(errs.New(errs.Invalid, "no folder to mount on"), "a folder, or --nfs")
+		return "", false, errs.WithTry(errs.New(errs.Invalid, "no folder to mount on"), "a folder, --nfs, or --nbd")
 	}
 	return s.prepareDir(dir)
 }

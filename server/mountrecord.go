@@ -35,7 +35,10 @@ type mountRecord struct {
 	Origin    mountID               `json:"origin,omitempty"`    // the mount that it was forked from
 	Datastore bool                  `json:"datastore,omitempty"` // Path shows the datastore and not only the disks
 	NFS       bool                  `json:"nfs,omitempty"`       // the datastore is exported
-	Allow     []string              `json:"allow,omitempty"`     // rules of the export; none are the daemon's
+	NBD       bool                  `json:"nbd,omitempty"`       // the disks are exported
+	// NBDAddress is where; "" is the daemon's.
+	NBDAddress string   `json:"nbd_address,omitempty"`
+	Allow      []string `json:"allow,omitempty"` // rules of the export; none are the daemon's
 	// Laid is the last record of the log when the first files had been made there; 0 when something had been written
 	// before. What comes behind is somebody's writing.
 	Laid uint64 `json:"laid,omitempty"`

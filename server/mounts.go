@@ -45,7 +45,7 @@ func (s *Server) createMount(ctx context.Context, req *api.MountRequest) (*mount
 
 // mountAt makes a mount of what rec says at dir, which may be "" when NFS serves it.
 func (s *Server) mountAt(ctx context.Context, rec *mountRecord, dir string) (*mount, error) {
-	path, made, err := s.preparePlace(dir, rec.NFS)
+	path, made, err := s.preparePlace(dir, rec.NFS || rec.NBD)
 	if err != nil {
 		return nil, err
 	}
@@ -205,14 +205,14 @@ func (s *Server) resume(ctx context.Context, m *mount, at *api.Place) error {
 	if err := m.mustBeOfPoint("resume"); err != nil {
 		return err
 	}
-	dir, made, err := s.preparePlace(at.Path, at.NFS)
+	dir, made, err := s.preparePlace(at.Path, at.NFS || at.NBD)
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.served() {
-		err := errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, cmp.Or(m.rec.Path, "NFS "+m.exportPath()))
+		err := errs.New(errs.Busy, "mount %s is mounted at %s", m.rec.ID, cmp.Or(m.rec.Path, "its exports"))
 		if made {
 			err = errors.Join(err, os.Remove(dir))
 		}
@@ -234,6 +234,7 @@ func (s *Server) resume(ctx context.Context, m *mount, at *api.Place) error {
 		}
 		s.giveUp(m, old.Path, old.MadeDir)
 		m.rec.Datastore, m.rec.NFS, m.rec.Allow = old.Datastore, old.NFS, old.Allow
+		m.rec.NBD, m.rec.NBDAddress = old.NBD, old.NBDAddress
 	}
 	err = errors.Join(err, m.setState(old.State))
 	if made {
@@ -306,6 +307,7 @@ func (s *Server) restoreMounts(ctx context.Context) error {
 	}
 	s.checkKey()
 	s.nfs.allThere()
+	s.nbd.allThere()
 	return nil
 }
 

@@ -27,6 +27,15 @@ func (r *mountRecord) place(at *api.Place) error {
 	case len(at.Allow) > 0 && !at.NFS:
 		return errs.WithTry(errs.New(errs.Invalid, "rules say who may mount through NFS, which was not asked for"), "--nfs")
 	}
+	if at.NBDAddress != "" {
+		if !at.NBD {
+			return errs.WithTry(errs.New(errs.Invalid, "an address of NBD, which was not asked for"), "--nbd")
+		}
+		if _, _, err := parseNBD(at.NBDAddress); err != nil {
+			return err
+		}
+	}
+	r.NBD, r.NBDAddress = at.NBD, at.NBDAddress
 	rules, err := parseRules(at.Allow)
 	if err != nil {
 		return err

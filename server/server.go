@@ -40,6 +40,7 @@ type Server struct {
 	packer  *packer
 	keeper  *keeper
 	nfs     *nfsService
+	nbd     *nbdService
 	ending  atomic.Bool // set before mounts are taken away to come back at the next start
 
 	decoding  chan struct{} // bounds the large requests that are decoded at a time
@@ -108,6 +109,9 @@ func (s *Server) open(ctx context.Context) error {
 		s.nfs, err = openNFS(&s.config, s.clock, s.log)
 	}
 	if err == nil {
+		s.nbd = openNBD(s)
+	}
+	if err == nil {
 		err = s.restoreMounts(ctx)
 	}
 	if err == nil {
@@ -137,6 +141,9 @@ func (s *Server) close(ctx context.Context) error {
 	var err error
 	if s.nfs != nil {
 		err = s.nfs.close() // before the mounts go: clients wait for the next start, and are not told that all is gone
+	}
+	if s.nbd != nil {
+		s.nbd.close() // likewise
 	}
 	err = errors.Join(err, s.stopMounts(ctx))
 	return errors.Join(err, s.store.Close(ctx))

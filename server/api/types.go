@@ -276,12 +276,21 @@ type Points struct {
 
 // Place says where a mount is shown: under a folder, through NFS, or both.
 type Place struct {
-	Path string `json:"path"` // absolute; may be empty with NFS
+	Path string `json:"path"` // absolute; may be empty with NFS or NBD
 	// Datastore shows under Path what a hypervisor sees: configuration, descriptors, disks and files beside them.
 	Datastore bool `json:"datastore,omitempty"`
 	NFS       bool `json:"nfs,omitempty"` // exports the datastore
+	// NBD exports the disks at NBDAddress, HOST:PORT or unix:PATH; "" is livemountd's setting.
+	NBD        bool   `json:"nbd,omitempty"`
+	NBDAddress string `json:"nbd_address,omitempty"`
 	// Allow says who may mount it: ADDRESS or NETWORK with options, "10.1.0.0/16,ro"; none is livemountd's setting.
 	Allow []string `json:"allow,omitempty"`
+}
+
+// MountNBD tells how the disks of a mount are exported through NBD.
+type MountNBD struct {
+	Address     string `json:"address"`     // HOST:PORT or unix:PATH
+	Connections int    `json:"connections"` // that are open
 }
 
 // MountRequest is the body of POST /v1/mounts.
@@ -347,6 +356,7 @@ type Mount struct {
 	Datastore      bool        `json:"datastore"`       // Path shows the datastore
 	FetchedBytes   int64       `json:"fetched_bytes"`   // read of the point since it was served
 	NFSURL         string      `json:"nfs_url,omitempty"`
+	NBD            *MountNBD   `json:"nbd,omitempty"`
 	NFS            *MountNFS   `json:"nfs,omitempty"` // not there when it is not exported
 }
 
@@ -391,6 +401,7 @@ type MountDisk struct {
 	Path      string `json:"path"` // "" when it is shown through NFS only
 	SizeBytes int64  `json:"size_bytes"`
 	NFSURL    string `json:"nfs_url,omitempty"` // of its flat file
+	NBDURL    string `json:"nbd_url,omitempty"` // a URI
 }
 
 // Mounts is the body of GET /v1/mounts.

@@ -40,6 +40,7 @@ The file holds the same names:
   backups: 2              # at the same time
   nfs_listen: 127.0.0.1:2049
   nfs_mount_port: 20048   # default: that of NFS
+  nbd_listen: 127.0.0.1:10809
   nfs_portmap: true       # tell clients the ports, on port 111 or through rpcbind
   nfs_allow: ["10.1.0.0/16", "10.2.3.4,ro,root_squash"]
   scrub_days: 30          # all that is stored is read again so often
@@ -94,6 +95,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	f.Int64Var(&flags.ChunkCacheMiB, "chunk-cache-mib", 0, "decoded chunks in memory, MiB (default 64)")
 	f.Int64Var(&flags.ReserveMiB, "reserve-mib", 0, "disk space kept free, MiB (default a twentieth, 96 to 1024)")
 	f.StringVar(&flags.NFSListen, "nfs-listen", "", "ADDRESS:PORT of NFS, once a mount is exported (default 127.0.0.1:2049)")
+	f.StringVar(&flags.NBDListen, "nbd-listen", "", "HOST:PORT or unix:PATH of NBD, from the start (default 127.0.0.1:10809 once a mount is exported)")
 	f.IntVar(&flags.NFSMountPort, "nfs-mount-port", 0, "port of MOUNT (default that of NFS)")
 	f.BoolVar(&flags.NFSPortmap, "nfs-portmap", false, "tell clients the ports, on port 111 or through rpcbind")
 	f.StringArrayVar(&flags.NFSAllow, "nfs-allow", nil, "ADDRESS or NETWORK[,ro][,insecure][,root_squash]… that may mount exports without rules (default this machine)")
@@ -146,6 +148,7 @@ func merge(file string, flags server.Config) (server.Config, error) {
 	set(&c.ReserveMiB, flags.ReserveMiB)
 	set(&c.Backups, flags.Backups)
 	set(&c.NFSListen, flags.NFSListen)
+	set(&c.NBDListen, flags.NBDListen)
 	set(&c.NFSMountPort, flags.NFSMountPort)
 	set(&c.NFSPortmap, flags.NFSPortmap)
 	set(&c.NFSConnections, flags.NFSConnections)

@@ -55,7 +55,7 @@ func table() map[string][]string {
 
 		"server/api": {"internal/errs"},
 		"server": {
-			"blockdev", "blockdev/image", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
+			"blockdev", "blockdev/image", "blockdev/nbd", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
 			"internal/clock", "internal/errs", "internal/gate", "internal/space", "internal/vfs", "keyring", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
 			"snapshotchain",
 		},
