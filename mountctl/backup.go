@@ -32,8 +32,8 @@ func (a *app) backupCmd() *cobra.Command {
 		Use:   "backup VM --disk NAME=SOURCE [--disk NAME=SOURCE…]",
 		Short: "Take in the disks of a VM as a new point in time",
 		Long: `backup reads the disks of a VM and keeps them as a new point in time: all of them,
-or none. A source is an image file or a block device on livemountd's machine; take
-a snapshot of a disk in use first. The first backup reads everything; later ones
+or none. A source is an image file or a block device on livemountd's machine, or an
+NBD URI; take a snapshot of a disk in use first. The first backup reads everything; later ones
 compare with the newest point and keep what changed, in pages of 4 KiB.
 
 An image called .qcow2 is read as qcow2, anything else as raw, unless --format says
@@ -47,11 +47,12 @@ With several disks it is given for each: --changed sda=FILE.`,
 		Example: `  mountctl backup web --disk sda=/images/web.raw
   mountctl backup db --disk sda=/dev/vg0/db-snap --disk sdb=data.img --config db.xml
   mountctl backup vm --disk sda=/images/vm-snap1.qcow2 --backing-dir /images
-  mountctl backup web --disk sda=/images/web.raw --changed extents.json --output json`,
+  mountctl backup web --disk sda=/images/web.raw --changed extents.json --output json
+  mountctl backup web --disk 'sda=nbd+unix:///sda?socket=/run/web.sock' --changed bitmap:since-monday`,
 		Args: args(1, 1),
 	}
 	c.Flags().StringArrayVar(&f.disks, "disk", nil, "NAME=SOURCE, once for each disk")
-	c.Flags().StringArrayVar(&f.changed, "changed", nil, "[NAME=]FILE with the extents that may have changed")
+	c.Flags().StringArrayVar(&f.changed, "changed", nil, "[NAME=]FILE with the extents that may have changed, or [NAME=]bitmap:BITMAP of an NBD export")
 	c.Flags().BoolVar(&f.full, "full", false, "read everything and compare with nothing")
 	c.Flags().StringVar(&f.config, "config", "", "a configuration to keep with the point (.vmx, libvirt XML, anything)")
 	c.Flags().StringArrayVar(&f.formats, "format", nil, "[NAME=]raw|qcow2 (default: by the name, .qcow2 is qcow2)")
@@ -108,11 +109,13 @@ func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, erro
 		if !ok || name == "" || source == "" {
 			return nil, errs.WithTry(errs.New(errs.Invalid, "--disk %q is not NAME=SOURCE", d), "--disk sda=%s", d)
 		}
-		abs, err := filepath.Abs(source)
-		if err != nil {
-			return nil, err
+		if !strings.Contains(source, "://") { // else a URI
+			var err error
+			if source, err = filepath.Abs(source); err != nil {
+				return nil, err
+			}
 		}
-		req.Disks = append(req.Disks, api.DiskSource{Name: name, Source: abs})
+		req.Disks = append(req.Disks, api.DiskSource{Name: name, Source: source})
 	}
 	if err := addFormats(req, f); err != nil {
 		return nil, err
@@ -200,8 +203,12 @@ func (a *app) addChanged(req *api.BackupRequest, arg string) error {
 	} else if len(req.Disks) > 1 {
 		return errs.WithTry(errs.New(errs.Invalid, "--changed %q does not say which disk it is for", arg), "--changed %s=%s", disk.Name, arg)
 	}
-	if disk.Changed != nil {
+	if disk.Changed != nil || disk.Bitmap != "" {
 		return errs.New(errs.Invalid, "disk %s has two lists of changed extents", disk.Name)
+	}
+	if bitmap, ok := strings.CutPrefix(path, "bitmap:"); ok && bitmap != "" {
+		disk.Bitmap = bitmap
+		return nil
 	}
 	var r io.Reader = a.in
 	if path != "-" {

@@ -25,7 +25,7 @@ func (a *app) mountCmd() *cobra.Command {
 	var place placeFlags
 	c := &cobra.Command{
 		Use:   "mount VM@TIME [DIR]",
-		Short: "Show a point in time as writable disks: under a folder, through NFS, or both",
+		Short: "Show a point in time as writable disks: under a folder, through NFS or NBD",
 		Long: `mount shows the disks of a point as DIR/<disk>.raw, at once and without copying
 anything. They can be written: what is written goes to a log beside the point,
 which never changes. DIR must be empty, or missing in a folder that exists.
@@ -33,6 +33,7 @@ which never changes. DIR must be empty, or missing in a folder that exists.
 --nfs exports the same disks as an NFS version 3 datastore: a folder with the VM's
 .vmx, a descriptor and a flat file for each disk, and room for whatever the
 hypervisor writes beside them. --datastore DIR shows that datastore under a folder.
+--nbd exports each disk through NBD.
 
 A mount comes back when livemountd or the machine starts again. --resume brings a
 kept mount back with what was written to it.`,
@@ -40,6 +41,7 @@ kept mount back with what was written to it.`,
   losetup -fP --show /mnt/web/sda.raw
   mountctl mount web@2026-11-20 /mnt/old --read-only
   mountctl mount web@latest --nfs --allow 10.1.0.0/16
+  mountctl mount web@latest --nbd
   mountctl mount web@latest --datastore /mnt/store
   mountctl mount --resume 7c1e /mnt/web`,
 		Args: args(0, 2),
@@ -126,6 +128,9 @@ func (a *app) mountTable(w io.Writer, mounts []api.Mount) {
 			if path == "" {
 				path = m.NFSURL
 			}
+		}
+		if path == "" && len(m.Disks) > 0 {
+			path = m.Disks[0].NBDURL
 		}
 		age := took(a.clock.Now().Sub(m.Created))
 		rows = append(rows, []string{short(m.Mount), m.VM, when(m.PointTime), m.State, mode, age, written, fetched, clients, nfsRead, nfsWritten, path})

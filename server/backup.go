@@ -109,6 +109,16 @@ func (s *Server) openSource(d *api.DiskSource, full bool) (*ingest.Disk, error) 
 	if err := snapshotchain.CheckDiskName(d.Name); err != nil {
 		return nil, err
 	}
+	if isNBD(d.Source) && d.Changed == nil {
+		disk, err := s.openNBD(d, full)
+		if err != nil {
+			return nil, errs.New(errs.KindOf(err), "disk %s: %w", d.Name, err)
+		}
+		return disk, nil
+	}
+	if d.Bitmap != "" || isNBD(d.Source) {
+		return nil, errs.WithTry(errs.New(errs.Invalid, "disk %s: changes of an NBD export are listed by its bitmap, and of nothing else", d.Name), "--changed bitmap:NAME with --disk %s=nbd://…", d.Name)
+	}
 	if !filepath.IsAbs(d.Source) {
 		return nil, errs.New(errs.Invalid, "disk %s: %q is not an absolute path", d.Name, d.Source)
 	}

@@ -30,7 +30,7 @@ type BackupRequest struct {
 	SkipSpaceCheck bool `json:"skip_space_check,omitempty"`
 }
 
-// DiskSource says where the bytes of a disk are: a path on the server's machine.
+// DiskSource says where the bytes of a disk are: a path on the server's machine, or an NBD URI.
 type DiskSource struct {
 	Name   string `json:"name"`
 	Source string `json:"source"`
@@ -40,6 +40,8 @@ type DiskSource struct {
 	BackingDir string `json:"backing_dir,omitempty"`
 	// Changed lists what may differ from the newest point; null means that all is compared.
 	Changed *[]Range `json:"changed,omitempty"`
+	// Bitmap names the dirty bitmap of an NBD export that lists the same.
+	Bitmap string `json:"bitmap,omitempty"`
 }
 
 // ConfigFile is a configuration that is kept with a point.
