@@ -39,6 +39,8 @@ type Disk struct {
 	Full    bool // read everything and compare with nothing
 	// Layers is set when the source can tell its content, or that of what it stands on, by an identity.
 	Layers Layers
+	// Note is asked once the disk was read for what people should know of it, "" for nothing; nil is not.
+	Note func() string
 }
 
 // Layers is a source that stands on an image which the point before may have been made of.
@@ -166,7 +168,10 @@ func takeDisk(ctx context.Context, store *snapshotchain.Store, draft *snapshotch
 	if d.Listed && r.mode() == "compare" {
 		return fmt.Sprintf("disk %s was not in the newest point: all of it was compared with an older one, the list was not used", d.Name), nil
 	}
-	return d.Source.Changed(), nil
+	if note := d.Source.Changed(); note != "" || d.Note == nil {
+		return note, nil
+	}
+	return d.Note(), nil
 }
 
 // MaxRanges bounds a list of changed extents.

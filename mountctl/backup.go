@@ -18,6 +18,8 @@ import (
 
 type backupFlags struct {
 	disks, changed []string
+	qmp, agent     string // of a running QEMU
+	scratch        string
 	full, detach   bool
 	noSpaceCheck   bool
 	config         string
@@ -29,7 +31,7 @@ type backupFlags struct {
 func (a *app) backupCmd() *cobra.Command {
 	var f backupFlags
 	c := &cobra.Command{
-		Use:   "backup VM --disk NAME=SOURCE [--disk NAME=SOURCE…]",
+		Use:   "backup VM {--disk NAME=SOURCE… | --qmp SOCKET}",
 		Short: "Take in the disks of a VM as a new point in time",
 		Long: `backup reads the disks of a VM and keeps them as a new point in time: all of them,
 or none. A source is an image file or a block device on livemountd's machine, or an
@@ -41,6 +43,10 @@ otherwise: what is inside is the guest's and never decides. Backing files are
 followed only inside --backing-dir. When the newest point was made of an image that
 a qcow2 stands on, only the clusters above that are read.
 
+With --qmp the disks of a running QEMU are taken in as they are at one moment, while the
+guest goes on. A dirty bitmap is begun at that moment, so that the next backup reads
+what changed; without one it compares. The socket must be free: QMP serves one.
+
 With --changed nothing but the listed extents is read. The file is a JSON list, in
 ascending order: [{"offset": 0, "length": 65536}, …], in bytes; - is standard input.
 With several disks it is given for each: --changed sda=FILE.`,
@@ -48,11 +54,15 @@ With several disks it is given for each: --changed sda=FILE.`,
   mountctl backup db --disk sda=/dev/vg0/db-snap --disk sdb=data.img --config db.xml
   mountctl backup vm --disk sda=/images/vm-snap1.qcow2 --backing-dir /images
   mountctl backup web --disk sda=/images/web.raw --changed extents.json --output json
+  mountctl backup web --qmp /run/web.qmp --agent /run/web.qga
   mountctl backup web --disk 'sda=nbd+unix:///sda?socket=/run/web.sock' --changed bitmap:since-monday`,
 		Args: args(1, 1),
 	}
 	c.Flags().StringArrayVar(&f.disks, "disk", nil, "NAME=SOURCE, once for each disk")
 	c.Flags().StringArrayVar(&f.changed, "changed", nil, "[NAME=]FILE with the extents that may have changed, or [NAME=]bitmap:BITMAP of an NBD export")
+	c.Flags().StringVar(&f.qmp, "qmp", "", "QMP socket of a running QEMU, whose disks are taken in (all, or those that --disk NAME=DEVICE names)")
+	c.Flags().StringVar(&f.agent, "agent", "", "socket of the guest agent: the guest's file systems are frozen for the moment")
+	c.Flags().StringVar(&f.scratch, "scratch-dir", "", "folder where QEMU keeps what the guest overwrites meanwhile (default that of the QMP socket)")
 	c.Flags().BoolVar(&f.full, "full", false, "read everything and compare with nothing")
 	c.Flags().StringVar(&f.config, "config", "", "a configuration to keep with the point (.vmx, libvirt XML, anything)")
 	c.Flags().StringArrayVar(&f.formats, "format", nil, "[NAME=]raw|qcow2 (default: by the name, .qcow2 is qcow2)")
@@ -100,16 +110,19 @@ func backupTable(w io.Writer, b *api.Backup) {
 }
 
 func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, error) {
-	if len(f.disks) == 0 {
+	if len(f.disks) == 0 && f.qmp == "" {
 		return nil, errs.WithTry(errs.New(errs.Invalid, "no disk was named"), "mountctl backup %s --disk sda=/images/%s.raw", vm, vm)
 	}
 	req := &api.BackupRequest{VM: vm, Full: f.full, Compression: f.compression, SkipSpaceCheck: f.noSpaceCheck}
+	if err := addQEMU(req, f); err != nil {
+		return nil, err
+	}
 	for _, d := range f.disks {
 		name, source, ok := strings.Cut(d, "=")
 		if !ok || name == "" || source == "" {
 			return nil, errs.WithTry(errs.New(errs.Invalid, "--disk %q is not NAME=SOURCE", d), "--disk sda=%s", d)
 		}
-		if !strings.Contains(source, "://") { // else a URI
+		if !strings.Contains(source, "://") && f.qmp == "" { // else a URI, or a device of QEMU
 			var err error
 			if source, err = filepath.Abs(source); err != nil {
 				return nil, err
@@ -136,6 +149,29 @@ func (a *app) backupRequest(vm string, f *backupFlags) (*api.BackupRequest, erro
 		req.Config = &api.ConfigFile{Name: filepath.Base(f.config), Data: b}
 	}
 	return req, nil
+}
+
+// addQEMU says how a running QEMU is reached.
+func addQEMU(req *api.BackupRequest, f *backupFlags) error {
+	if f.qmp == "" {
+		if f.agent != "" || f.scratch != "" {
+			return errs.WithTry(errs.New(errs.Invalid, "--agent and --scratch-dir are for a running QEMU"), "--qmp SOCKET")
+		}
+		return nil
+	}
+	q := &api.QEMU{}
+	for path, into := range map[*string]*string{&f.qmp: &q.QMP, &f.agent: &q.Agent, &f.scratch: &q.Scratch} {
+		if *path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*into = abs
+	}
+	req.QEMU = q
+	return nil
 }
 
 // addFormats says of the disks how they are read.

@@ -26,6 +26,9 @@ const maxConfig = 4 << 20
 // startBackup checks a request and starts its job. The sources are open when it returns, so that a
 // wrong path is said at once.
 func (s *Server) startBackup(req *api.BackupRequest) (*job, error) {
+	if req.QEMU != nil {
+		return s.startQEMU(req)
+	}
 	r, err := s.backupRequest(req)
 	if err != nil {
 		return nil, err

@@ -74,10 +74,9 @@ func bitmapContext(name string) string {
 	return "qemu:dirty-bitmap:" + name
 }
 
-// dirty lists what a bitmap says has changed. When that is too much for a list, it is made coarser: what is named needlessly is
-// compared and left out.
+// dirty lists what a bitmap says has changed.
 func dirty(ctx context.Context, c *nbd.Client, name string) (list []snapshotchain.ByteRange, err error) {
-	off, gap := int64(0), int64(0)
+	off := int64(0)
 	for st, err := range c.Status(ctx, name, 0, c.Size()) {
 		if err != nil {
 			return nil, err
@@ -86,12 +85,6 @@ func dirty(ctx context.Context, c *nbd.Client, name string) (list []snapshotchai
 			list = append(list, snapshotchain.ByteRange{Offset: off, Length: st.Len})
 		}
 		off += st.Len
-		for gap = max(gap, 1<<16); len(list) > ingest.MaxRanges; gap *= 2 {
-			list = join(list, gap)
-		}
 	}
-	if len(list) > 0 {
-		list = join(list, 0)
-	}
-	return list, nil
+	return fewer(list), nil
 }

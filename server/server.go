@@ -29,19 +29,20 @@ import (
 
 // Server is a running daemon.
 type Server struct {
-	config  Config
-	clock   clock.Clock
-	log     *slog.Logger
-	started time.Time
-	guard   *space.Guard
-	gate    *gate.Gate
-	store   *snapshotchain.Store
-	jobs    *jobs
-	packer  *packer
-	keeper  *keeper
-	nfs     *nfsService
-	nbd     *nbdService
-	ending  atomic.Bool // set before mounts are taken away to come back at the next start
+	config   Config
+	clock    clock.Clock
+	log      *slog.Logger
+	started  time.Time
+	guard    *space.Guard
+	gate     *gate.Gate
+	store    *snapshotchain.Store
+	jobs     *jobs
+	packer   *packer
+	keeper   *keeper
+	nfs      *nfsService
+	nbd      *nbdService
+	machines sync.Map    // QMP sockets of running backups
+	ending   atomic.Bool // set before mounts are taken away to come back at the next start
 
 	decoding  chan struct{} // bounds the large requests that are decoded at a time
 	exporting slots         // exports that send bytes

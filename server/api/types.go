@@ -28,6 +28,15 @@ type BackupRequest struct {
 	Compression string `json:"compression,omitempty"`
 	// SkipSpaceCheck begins also when there seems to be too little room.
 	SkipSpaceCheck bool `json:"skip_space_check,omitempty"`
+	// QEMU is a running machine. Disks then say which of its disks are wanted, with the device or node as their source; none is all.
+	QEMU *QEMU `json:"qemu,omitempty"`
+}
+
+// QEMU says how a running QEMU is reached. All are absolute paths on the server's machine.
+type QEMU struct {
+	QMP     string `json:"qmp"`               // a unix socket
+	Agent   string `json:"agent,omitempty"`   // the guest agent's; "" freezes nothing
+	Scratch string `json:"scratch,omitempty"` // a folder that QEMU can write to; default that of the socket
 }
 
 // DiskSource says where the bytes of a disk are: a path on the server's machine, or an NBD URI.

@@ -27,6 +27,7 @@ func table() map[string][]string {
 		"blockdev/image":     {"blockdev", "internal/cache", "internal/clock", "internal/errs"},
 		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs", "keyring"},
 		"blockdev/nbd":       {"blockdev", "internal/clock", "internal/errs"},
+		"ingest/qemu":        {"blockdev", "blockdev/nbd", "internal/clock", "internal/errs"},
 
 		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "keyring"},
 		"snapshotchain": {
@@ -55,7 +56,7 @@ func table() map[string][]string {
 
 		"server/api": {"internal/errs"},
 		"server": {
-			"blockdev", "blockdev/image", "blockdev/nbd", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest",
+			"blockdev", "blockdev/image", "blockdev/nbd", "blockdev/overlay", "fs", "fs/datastore", "fs/fusefs", "fs/vmfiles", "ingest", "ingest/qemu",
 			"internal/clock", "internal/errs", "internal/gate", "internal/space", "internal/vfs", "keyring", "nfsd", "nfsd/oncrpc", "nfsd/portmap", "retention", "server/api",
 			"snapshotchain",
 		},
