@@ -49,8 +49,7 @@ func (s *Session) openAgent(ctx context.Context) (*agent, error) {
 	if err != nil {
 		return nil, errs.New(errs.Unreachable, "connect to the guest agent: %w", err)
 	}
-	a := &agent{s: s, raw: raw, in: bufio.NewScanner(raw)}
-	a.in.Buffer(make([]byte, 4096), 1<<20)
+	a := newAgent(s, raw)
 	// What another client asked before may still be answered: 0xFF lets the agent forget, and the number says which answer is ours.
 	want := int(rand.Int32())
 	if _, err := a.raw.Write([]byte{0xff}); err != nil {
@@ -62,6 +61,12 @@ func (s *Session) openAgent(ctx context.Context) (*agent, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+func newAgent(s *Session, raw net.Conn) *agent {
+	a := &agent{s: s, raw: raw, in: bufio.NewScanner(raw)}
+	a.in.Buffer(make([]byte, 4096), 1<<20)
+	return a
 }
 
 func (a *agent) sync(ctx context.Context, want int) error {

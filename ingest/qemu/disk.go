@@ -25,6 +25,9 @@ func (d *Disk) Changed() string { return "" }
 
 // Check implements ingest.Source: while the job runs, everything that was overwritten was copied before.
 func (d *Disk) Check(ctx context.Context) error {
+	if err := d.s.room.failure(); err != nil {
+		return err
+	}
 	var jobs []struct {
 		Device string `json:"device"`
 		Status string `json:"status"`
@@ -37,8 +40,7 @@ func (d *Disk) Check(ctx context.Context) error {
 			return nil
 		}
 	}
-	return errs.WithTry(errs.New(errs.Other, "the job that keeps what the guest of disk %s overwrites has ended: what was read is of no one moment", d.name),
-		"more room in %s", d.s.o.Scratch)
+	return errs.WithTry(errs.New(errs.Other, "the job that keeps what the guest of disk %s overwrites has ended: what was read is of no one moment", d.name), "mountctl backup again")
 }
 
 // Dirty lists what may differ from the disk of that identity, when a bitmap of it is there and whole; else false, and Compared says

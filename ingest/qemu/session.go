@@ -42,6 +42,7 @@ type Session struct {
 	Frozen   bool   // the guest's file systems were frozen at the moment
 	Machine  []byte // JSON: type, firmware, devices
 	warnings []string
+	room     *room
 }
 
 // Disk is one disk at the moment: an ingest.Source with ingest.Layers.
@@ -92,6 +93,9 @@ func (s *Session) begin(ctx context.Context) error {
 		s.disks = append(s.disks, &Disk{drive: d, s: s, index: i})
 	}
 	s.machine(ctx)
+	if err := s.checkRoom(); err != nil {
+		return err
+	}
 	for _, d := range s.disks {
 		if err := d.makeScratch(ctx); err != nil {
 			return fmt.Errorf("scratch file of %s: %w", d.name, err)
@@ -181,14 +185,20 @@ func (s *Session) moment(ctx context.Context) error {
 	}
 	thaw := s.freeze(ctx)
 	err := s.transaction(ctx, list)
-	s.started = err == nil
+	if s.started = err == nil; s.started {
+		s.room.watch(context.WithoutCancel(ctx)) // End ends it
+	}
 	return errors.Join(err, thaw())
 }
 
 // serve shows what the moment was.
 func (s *Session) serve(ctx context.Context) error {
 	addr := args{"type": "unix", "data": args{"path": s.socket()}}
-	if err := s.m.run(ctx, "nbd-server-start", args{"addr": addr}, nil); err != nil {
+	err := s.m.run(ctx, "nbd-server-start", args{"addr": addr}, nil)
+	if err != nil && s.unusedServer(ctx) { // one that a backup could not stop
+		err = errors.Join(s.m.run(ctx, "nbd-server-stop", nil, nil), s.m.run(ctx, "nbd-server-start", args{"addr": addr}, nil))
+	}
+	if err != nil {
 		return err
 	}
 	s.serving = true
@@ -216,10 +226,27 @@ func (s *Session) serve(ctx context.Context) error {
 	return nil
 }
 
+// unusedServer says that no NBD server of this QEMU shows anything.
+func (s *Session) unusedServer(ctx context.Context) bool {
+	var exports []struct{ Type string }
+	if s.m.run(ctx, "query-block-exports", nil, &exports) != nil {
+		return false
+	}
+	for _, e := range exports {
+		if e.Type == "nbd" {
+			return false
+		}
+	}
+	return true
+}
+
 // End ends the session. sealed says that there is a point of it: then its bitmaps stay, and those of the points before go; else it is
 // the other way round, and those of before get what changed meanwhile.
 func (s *Session) End(ctx context.Context, sealed bool) error {
 	defer s.m.close()
+	if s.room != nil {
+		s.room.end()
+	}
 	var list []error
 	keep := func(err error) {
 		if err != nil {

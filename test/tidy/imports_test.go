@@ -27,7 +27,7 @@ func table() map[string][]string {
 		"blockdev/image":     {"blockdev", "internal/cache", "internal/clock", "internal/errs"},
 		"blockdev/overlay":   {"blockdev", "internal/clock", "internal/errs", "internal/vfs", "keyring"},
 		"blockdev/nbd":       {"blockdev", "internal/clock", "internal/errs"},
-		"ingest/qemu":        {"blockdev", "blockdev/nbd", "internal/clock", "internal/errs"},
+		"ingest/qemu":        {"blockdev", "blockdev/nbd", "internal/clock", "internal/errs", "internal/vfs"},
 
 		"snapshotchain/chunkstore": {"internal/cache", "internal/clock", "internal/errs", "internal/kv", "internal/vfs", "keyring"},
 		"snapshotchain": {
