@@ -49,6 +49,9 @@ type Config struct {
 	// NBDListen is where NBD is served, HOST:PORT or unix:PATH: from the start when it is set, else at 127.0.0.1:10809 once a mount is
 	// exported.
 	NBDListen string `yaml:"nbd_listen"`
+	// NBDTLS is a folder with server-cert.pem and server-key.pem: then NBD is served with TLS only, but on unix sockets. With a
+	// ca-cert.pem there, clients need a certificate that it signed.
+	NBDTLS string `yaml:"nbd_tls"`
 	// ScrubDays is within how many days all that is stored is read once more; default 30, negative never.
 	ScrubDays int `yaml:"scrub_days"`
 	// RetentionMinutes is how often the rules of retention are applied; default 60, negative only by hand.

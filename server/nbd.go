@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -33,14 +36,42 @@ type nbdService struct {
 // defaultNBD is where NBD is served when nobody says where.
 const defaultNBD = "127.0.0.1:" + nbd.DefaultPort
 
-func openNBD(s *Server) *nbdService {
+func openNBD(s *Server) (*nbdService, error) {
+	secure, err := s.config.nbdTLS()
+	if err != nil {
+		return nil, err
+	}
 	n := &nbdService{s: s, log: s.log, holding: true, open: map[string]net.Addr{}, exports: map[string]nbd.Export{}}
 	n.ctx, n.stop = context.WithCancel(context.Background())
-	n.Server = nbd.NewServer(nbdExports{s}, nbd.ServerOptions{Clock: s.clock, Log: s.log, Note: s.gate.Guest})
+	n.Server = nbd.NewServer(nbdExports{s}, nbd.ServerOptions{Clock: s.clock, Log: s.log, Note: s.gate.Guest, TLS: secure, TLSRequired: secure != nil})
 	if s.config.NBDListen != "" {
 		n.wanted = append(n.wanted, s.config.NBDListen)
 	}
-	return n
+	return n, nil
+}
+
+// nbdTLS reads the certificates; nil when none are configured.
+func (c *Config) nbdTLS() (*tls.Config, error) {
+	if c.NBDTLS == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(c.NBDTLS, "server-cert.pem"), filepath.Join(c.NBDTLS, "server-key.pem"))
+	if err != nil {
+		return nil, errs.WithTry(errs.New(errs.Invalid, "certificate of NBD: %w", err), "--nbd-tls FOLDER with server-cert.pem and server-key.pem")
+	}
+	out := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	ca, err := os.ReadFile(filepath.Join(c.NBDTLS, "ca-cert.pem"))
+	if errs.Is(err, errs.NotFound) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.ClientAuth, out.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	if !out.ClientCAs.AppendCertsFromPEM(ca) {
+		return nil, errs.New(errs.Invalid, "no certificate in %s", filepath.Join(c.NBDTLS, "ca-cert.pem"))
+	}
+	return out, nil
 }
 
 // address is where a mount that asks for at is served.
@@ -196,7 +227,7 @@ func (n *nbdService) uri(address, export string) string {
 			}
 			where = net.JoinHostPort(hostName(), port)
 		}
-		return nbd.URI{Network: "tcp", Address: where, Export: export}.String()
+		return nbd.URI{Network: "tcp", Address: where, Export: export, TLS: n.s.config.NBDTLS != ""}.String()
 	default:
 		return ""
 	}

@@ -110,7 +110,7 @@ func (s *Server) open(ctx context.Context) error {
 		s.nfs, err = openNFS(&s.config, s.clock, s.log)
 	}
 	if err == nil {
-		s.nbd = openNBD(s)
+		s.nbd, err = openNBD(s)
 	}
 	if err == nil {
 		err = s.restoreMounts(ctx)

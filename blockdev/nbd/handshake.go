@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"io"
+	"net"
 	"strings"
 
 	"livemount/internal/errs"
@@ -69,7 +70,7 @@ func (c *conn) readOption() (option, []byte, error) {
 
 // option answers one. done says that the handshake is over.
 func (c *conn) option(ctx context.Context, o option, data []byte) (done bool, err error) {
-	if c.s.o.TLSRequired && !c.secure && o != optStartTLS && o != optAbort {
+	if _, local := c.raw.(*net.UnixConn); c.s.o.TLSRequired && !local && !c.secure && o != optStartTLS && o != optAbort {
 		if o == optExportName {
 			return true, errs.New(errs.Denied, "the client did not begin TLS")
 		}

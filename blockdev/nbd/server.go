@@ -63,7 +63,7 @@ type Info struct {
 
 // ServerOptions are the settings of a server. The zero value works.
 type ServerOptions struct {
-	// TLS lets clients begin TLS; TLSRequired refuses everything else before they do.
+	// TLS lets clients begin TLS; TLSRequired refuses everything else before they do, but for those on unix sockets.
 	TLS         *tls.Config
 	TLSRequired bool
 	// MaxConnections bounds the connections of all clients: 256 by default. MaxInFlight the requests of one: 32.

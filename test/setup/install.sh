@@ -13,7 +13,7 @@ packages() {
 	# qemu-storage-daemon (in qemu-system-common) logs the writes of a disk. nbdkit, and nbdinfo and nbdcopy of libnbd-bin, are peers of NBD. The rest are the programs that use a mount.
 	test) echo mount util-linux fdisk e2fsprogs fuse3 jq gcc libc6-dev xfsprogs \
 		fio sqlite3 stress-ng qemu-utils qemu-system-common psmisc mmdebstrap extlinux qemu-system-x86 \
-		libnfs-utils qemu-block-extra rpcbind nfs-common busybox-static cpio kmod iproute2 restic tzdata nbdkit libnbd-bin ;;
+		libnfs-utils qemu-block-extra rpcbind nfs-common busybox-static cpio kmod iproute2 restic tzdata nbdkit libnbd-bin openssl ;;
 	# borgbackup, restic and qemu-storage-daemon (in qemu-system-common) run beside Livemount.
 	# python3-pyfuse3: borg mount. nfs-ganesha runs beside the NFS server, and does not start without rpcbind.
 	bench) echo mount util-linux fdisk e2fsprogs fuse3 jq mmdebstrap borgbackup python3-pyfuse3 restic fio \
