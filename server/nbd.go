@@ -30,7 +30,7 @@ type nbdService struct {
 	holding bool       // not all mounts are there yet: clients wait for the port
 	wanted  []string   // addresses that somebody asked for meanwhile
 	open    map[string]net.Addr
-	exports map[string]nbd.Export // of mounts
+	exports map[string]func() *nbd.Export // of mounts
 }
 
 // defaultNBD is where NBD is served when nobody says where.
@@ -41,7 +41,7 @@ func openNBD(s *Server) (*nbdService, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &nbdService{s: s, log: s.log, holding: true, open: map[string]net.Addr{}, exports: map[string]nbd.Export{}}
+	n := &nbdService{s: s, log: s.log, holding: true, open: map[string]net.Addr{}, exports: map[string]func() *nbd.Export{}}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.Server = nbd.NewServer(nbdExports{s}, nbd.ServerOptions{Clock: s.clock, Log: s.log, Note: s.gate.Guest, TLS: secure, TLSRequired: secure != nil})
 	if s.config.NBDListen != "" {
@@ -184,14 +184,14 @@ func staleSocket(path string) error {
 }
 
 // put makes a disk of a mount an export.
-func (n *nbdService) put(name string, e nbd.Export) {
+func (n *nbdService) put(name string, e func() *nbd.Export) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.exports[name] = e
 }
 
 // find returns an export of a mount.
-func (n *nbdService) find(name string) (nbd.Export, bool) {
+func (n *nbdService) find(name string) (func() *nbd.Export, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	e, ok := n.exports[name]
@@ -202,7 +202,7 @@ func (n *nbdService) find(name string) (nbd.Export, bool) {
 func (n *nbdService) drop(is func(*nbd.Export) bool) {
 	n.mu.Lock()
 	for name, e := range n.exports {
-		if is(&e) {
+		if is(e()) {
 			delete(n.exports, name)
 		}
 	}

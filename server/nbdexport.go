@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"livemount/blockdev"
 	"livemount/blockdev/nbd"
 	"livemount/fs/vmfiles"
 	"livemount/internal/errs"
@@ -21,8 +22,8 @@ const maxListed = 5000
 
 // Open implements nbd.Exports. It waits for no mount: who ends one waits for its clients.
 func (x nbdExports) Open(ctx context.Context, name string) (*nbd.Export, error) {
-	if e, ok := x.s.nbd.find(name); ok {
-		return &e, nil
+	if open, ok := x.s.nbd.find(name); ok {
+		return open(), nil
 	}
 	return x.s.pointExport(ctx, name)
 }
@@ -31,7 +32,7 @@ func (x nbdExports) Open(ctx context.Context, name string) (*nbd.Export, error) 
 func (x nbdExports) List(context.Context) (list []nbd.Info, err error) {
 	x.s.nbd.mu.Lock()
 	for name, e := range x.s.nbd.exports {
-		list = append(list, nbd.Info{Name: name, Description: e.Description})
+		list = append(list, nbd.Info{Name: name, Description: e().Description})
 	}
 	x.s.nbd.mu.Unlock()
 	slices.SortFunc(list, func(a, b nbd.Info) int { return strings.Compare(a.Name, b.Name) })
@@ -72,9 +73,18 @@ func (s *Server) pointExport(ctx context.Context, name string) (*nbd.Export, err
 	if err != nil {
 		return nil, err
 	}
+	before := &earlier{s: s}
 	return &nbd.Export{
 		Description: "point " + p.ID.String() + " of " + p.Time.Format(time.RFC3339), Disk: opened, ReadOnly: true,
+		Context: func(ctx context.Context, name string) (nbd.StatusOf, error) {
+			old, err := before.disk(ctx, vm, disk, name)
+			if err != nil {
+				return nil, err
+			}
+			return changedOf(old, opened), nil
+		},
 		Release: func() {
+			before.close()
 			if err := opened.Close(); err != nil {
 				s.log.Warn("disk of an NBD export was not closed", "export", name, "err", err)
 			}
@@ -107,9 +117,36 @@ func (m *mount) exportNBD() error {
 		if err != nil {
 			return err
 		}
-		m.s.nbd.put(m.exportName(i), nbd.Export{Description: m.nbdDescription(), Disk: data, ReadOnly: m.rec.ReadOnly})
+		m.s.nbd.put(m.exportName(i), m.nbdExport(i, data))
 	}
 	return nil
+}
+
+// nbdExport makes the export of a disk for each client that opens it.
+func (m *mount) nbdExport(i int, data blockdev.Reader) func() *nbd.Export {
+	s, log, base, d, readOnly := m.s, m.log, m.bases[i], m.rec.Disks[i], m.rec.ReadOnly
+	description := m.nbdDescription()
+	vm := m.rec.VMID
+	return func() *nbd.Export {
+		before := &earlier{s: s}
+		return &nbd.Export{
+			Description: description, Disk: data, ReadOnly: readOnly, Release: before.close,
+			Context: func(ctx context.Context, name string) (nbd.StatusOf, error) {
+				now, err := s.store.VMByID(vm)
+				if err != nil {
+					return nil, err
+				}
+				old, err := before.disk(ctx, now.Name, d.Disk.Name, name)
+				switch {
+				case err != nil:
+					return nil, err
+				case log == nil:
+					return changedOf(old, base), nil
+				}
+				return changedOfMount(log, d.Node, old, base), nil
+			},
+		}
+	}
 }
 
 // withdrawNBD ends the connections to the disks; there are no new ones. The caller holds mu.
