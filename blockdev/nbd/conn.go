@@ -68,6 +68,22 @@ func (c *conn) name() string {
 	return ""
 }
 
+// put buffers a message, or writes a large one at once, without a copy. The caller holds mu.
+func (c *conn) put(head, body []byte) error {
+	if len(body) >= writerBytes/2 && !c.secure {
+		if err := c.out.Flush(); err != nil {
+			return err
+		}
+		_, err := (&net.Buffers{head, body}).WriteTo(c.w)
+		return err
+	}
+	if _, err := c.out.Write(head); err != nil {
+		return err
+	}
+	_, err := c.out.Write(body)
+	return err
+}
+
 // interrupt ends all reads and writes, now and later.
 func (c *conn) interrupt() { c.raw.Close() }
 
@@ -111,10 +127,7 @@ func (c *conn) send(head, body []byte) error {
 	}
 	err := c.raw.SetWriteDeadline(c.s.o.Clock.Now().Add(c.s.o.StallTimeout))
 	if err == nil {
-		_, err = c.out.Write(head)
-	}
-	if err == nil && len(body) > 0 {
-		_, err = c.out.Write(body)
+		err = c.put(head, body)
 	}
 	if c.waiting.Add(-1) == 0 && err == nil {
 		err = c.out.Flush()

@@ -55,6 +55,9 @@ Exit codes: 0 stopped, 1 error, 2 usage, 11 store in use, 12 denied, 13 corrupt,
 // is bounded by the caches and buffers that docs/ARCHITECTURE.md lists.
 const memoryLimit = 400 << 20
 
+// chunkCacheDefault is what memoryLimit has room for, in MiB.
+const chunkCacheDefault = 64
+
 // Main runs livemountd and returns its exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
 	if os.Getenv("GOMEMLIMIT") == "" {
@@ -118,6 +121,9 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 		log, err := logger(stderr, c.LogLevel)
 		if err != nil {
 			return err
+		}
+		if more := c.ChunkCacheMiB - chunkCacheDefault; more > 0 && os.Getenv("GOMEMLIMIT") == "" { // or the collector would never rest
+			debug.SetMemoryLimit(memoryLimit + more<<20*5/4)
 		}
 		return server.Run(cmd.Context(), c, log, notifyReady)
 	}
