@@ -171,10 +171,23 @@ func (m *monitor) forget(job string) {
 
 // moment is when the disks are as they are in the point.
 func (s *Session) moment(ctx context.Context) error {
-	var list []action
+	thaw := s.freeze(ctx)
+	err := s.transaction(ctx, s.actions(true))
+	if err != nil && ctx.Err() == nil && s.transaction(ctx, s.actions(false)) == nil { // an old qcow2 (compat 0.10) keeps no bitmaps
+		s.warn("bitmaps last only as long as QEMU runs: %v", err)
+		err = nil
+	}
+	if s.started = err == nil; s.started {
+		s.room.watch(context.WithoutCancel(ctx)) // End ends it
+	}
+	return errors.Join(err, thaw())
+}
+
+// actions are those of the transaction; persistent says that bitmaps are kept in disks that are qcow2.
+func (s *Session) actions(persistent bool) (list []action) {
 	for _, d := range s.disks {
 		list = append(list, action{"block-dirty-bitmap-add", args{
-			"node": d.node, "name": s.bitmap, "granularity": 64 << 10, "persistent": d.qcow2,
+			"node": d.node, "name": s.bitmap, "granularity": 64 << 10, "persistent": d.qcow2 && persistent,
 		}})
 		for _, b := range d.bitmaps {
 			list = append(list, action{"block-dirty-bitmap-disable", args{"node": d.node, "name": b.Name}})
@@ -183,12 +196,7 @@ func (s *Session) moment(ctx context.Context) error {
 			"device": d.node, "target": node("old", d.index), "sync": "none", "job-id": node("job", d.index),
 		}})
 	}
-	thaw := s.freeze(ctx)
-	err := s.transaction(ctx, list)
-	if s.started = err == nil; s.started {
-		s.room.watch(context.WithoutCancel(ctx)) // End ends it
-	}
-	return errors.Join(err, thaw())
+	return list
 }
 
 // serve shows what the moment was.
