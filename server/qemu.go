@@ -43,7 +43,7 @@ func fewer(list []snapshotchain.ByteRange) []snapshotchain.ByteRange {
 // qemuOptions checks what a request says of a running QEMU.
 func (s *Server) qemuOptions(req *api.BackupRequest) (o qemu.Options, err error) {
 	q := req.QEMU
-	o = qemu.Options{Socket: q.QMP, Agent: q.Agent, Scratch: q.Scratch, Disks: map[string]string{}, Clock: s.clock, Log: s.log}
+	o = qemu.Options{Owner: s.store.ID().String()[:8], Socket: q.QMP, Agent: q.Agent, Scratch: q.Scratch, Disks: map[string]string{}, Clock: s.clock, Log: s.log}
 	if err := snapshotchain.CheckVMName(req.VM); err != nil {
 		return o, err
 	}

@@ -89,7 +89,7 @@ func (s *Session) drives(ctx context.Context) ([]*drive, error) {
 		}
 		d := &drive{name: name, node: b.Inserted.Node, qcow2: b.Inserted.Drv == "qcow2", size: b.Inserted.Image.Size}
 		for _, m := range b.Inserted.Bitmaps {
-			if ours(m.Name) {
+			if strings.HasPrefix(m.Name, s.mine()) {
 				d.bitmaps = append(d.bitmaps, m)
 			}
 		}

@@ -25,6 +25,8 @@ type Options struct {
 	Scratch string
 	// Disks names the disks: name in the point, and device or node in QEMU. Empty: all that the guest can write, by their devices.
 	Disks map[string]string
+	// Owner begins the names of the bitmaps, so that those of another store on the same QEMU are left alone: hex digits.
+	Owner string
 	// Agent is the socket of the guest agent; the guest's file systems are frozen through it for the moment. "" is not.
 	Agent string
 	Clock clock.Clock
@@ -62,7 +64,8 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	if !filepath.IsAbs(o.Socket) || !filepath.IsAbs(o.Scratch) {
 		return nil, errs.New(errs.Invalid, "QMP socket %q and scratch folder %q must be absolute paths", o.Socket, o.Scratch)
 	}
-	s := &Session{o: o, bitmap: newBitmap()}
+	s := &Session{o: o}
+	s.bitmap = s.mine() + random()
 	if s.m, err = connect(ctx, o.Socket, o.Clock); err != nil {
 		return nil, err
 	}
@@ -72,10 +75,13 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 	return s, nil
 }
 
-func newBitmap() string {
+// mine begins the names of our bitmaps.
+func (s *Session) mine() string { return prefix + s.o.Owner + "-" }
+
+func random() string {
 	var b [8]byte
 	rand.Read(b[:]) // never fails
-	return prefix + hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:])
 }
 
 func (s *Session) begin(ctx context.Context) error {
