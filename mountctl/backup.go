@@ -159,6 +159,9 @@ func addQEMU(req *api.BackupRequest, f *backupFlags) error {
 		}
 		return nil
 	}
+	if len(f.changed)+len(f.formats) > 0 || f.backingDir != "" {
+		return errs.New(errs.Invalid, "a running QEMU says itself what its disks are and what changed: no --changed, --format or --backing-dir with --qmp")
+	}
 	q := &api.QEMU{}
 	for path, into := range map[*string]*string{&f.qmp: &q.QMP, &f.agent: &q.Agent, &f.scratch: &q.Scratch} {
 		if *path == "" {

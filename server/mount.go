@@ -224,7 +224,7 @@ func (m *mount) mountTree(ctx context.Context, tree fs.Served) error {
 	f, err := fusefs.Mount(ctx, tree, fusefs.Options{
 		Dir: m.rec.Path, ReadOnly: m.rec.ReadOnly, AllowOther: os.Geteuid() == 0,
 		FsName: "livemount:" + m.rec.ID.String(), Log: m.s.log, OverFiles: m.returning,
-		Changing: m.rec.Kind == kindBrowse, DirectIO: m.rec.NFS,
+		Changing: m.rec.Kind == kindBrowse, DirectIO: m.rec.NFS || m.rec.NBD, // others write it too
 	})
 	if err != nil {
 		return err
@@ -246,8 +246,8 @@ func (m *mount) ended(f *fusefs.Server) {
 		return
 	}
 	m.fuse = nil
-	if m.export != nil {
-		m.s.log.Info("mount was unmounted from outside, served through NFS", "mount", m.rec.ID.String(), "path", m.rec.Path)
+	if m.export != nil || m.nbd {
+		m.s.log.Info("mount was unmounted from outside, and stays exported", "mount", m.rec.ID.String(), "path", m.rec.Path)
 		m.s.mu.Lock() // others look for what is at a path under it
 		m.rec.Path, m.rec.MadeDir, m.rec.Datastore = "", false, false
 		m.s.mu.Unlock()

@@ -40,12 +40,12 @@ func (c *conn) readSimple(ctx context.Context, r *request) error {
 			return nil
 		})
 	}
-	b := make([]byte, r.length)
 	release, err := c.s.tokensFor(ctx, int64(r.length))
 	if err != nil {
 		return err
 	}
 	defer release()
+	b := make([]byte, r.length)
 	if err := c.disk().ReadAt(ctx, b, int64(r.off)); err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func (d *Disk) From() string { return "QEMU at " + d.s.o.Socket + ", node " + d.
 const identity = "qemu-bitmap:"
 
 // Identity implements ingest.Layers: the bitmap that began at the moment.
-func (d *Disk) Identity() string { return identity + d.s.bitmap }
+func (d *Disk) Identity() string { return identity + d.begun }
 
 // Changed implements ingest.Source: the moment stands still.
 func (d *Disk) Changed() string { return "" }

@@ -47,6 +47,7 @@ type drive struct {
 	qcow2      bool
 	size       int64
 	bitmaps    []bitmap // ours, as they were found
+	begun      string   // the bitmap that begins at the moment; its name says which disk it is of
 }
 
 // names are what a device may be called: the drive's id, the device's, the node's.
@@ -87,7 +88,7 @@ func (s *Session) drives(ctx context.Context) ([]*drive, error) {
 		if !ok {
 			continue
 		}
-		d := &drive{name: name, node: b.Inserted.Node, qcow2: b.Inserted.Drv == "qcow2", size: b.Inserted.Image.Size}
+		d := &drive{name: name, node: b.Inserted.Node, qcow2: b.Inserted.Drv == "qcow2", size: b.Inserted.Image.Size, begun: s.mine() + random()}
 		for _, m := range b.Inserted.Bitmaps {
 			if strings.HasPrefix(m.Name, s.mine()) {
 				d.bitmaps = append(d.bitmaps, m)
@@ -152,13 +153,19 @@ func (s *Session) settle(ctx context.Context, d *drive) error {
 	}
 	d.bitmaps = nil
 	for _, b := range good {
-		d.bitmaps = append(d.bitmaps, b)
-		if b.Recording || newer == "" {
+		if !b.Recording && newer == "" { // nobody knows what changed since it stopped
+			if err := s.removeBitmap(ctx, d, b.Name); err != nil {
+				return err
+			}
 			continue
 		}
-		err := s.transaction(ctx, []action{
-			{"block-dirty-bitmap-merge", map[string]any{"node": d.node, "target": b.Name, "bitmaps": []string{newer}}},
+		d.bitmaps = append(d.bitmaps, b)
+		if b.Recording {
+			continue
+		}
+		err := s.transaction(ctx, []action{ // in this order what is written meanwhile is in both
 			{"block-dirty-bitmap-enable", map[string]any{"node": d.node, "name": b.Name}},
+			{"block-dirty-bitmap-merge", map[string]any{"node": d.node, "target": b.Name, "bitmaps": []string{newer}}},
 		})
 		if err != nil {
 			return fmt.Errorf("bitmap %s of %s: %w", b.Name, d.node, err)

@@ -139,6 +139,9 @@ func (m *monitor) take(msg message) {
 func (m *monitor) run(ctx context.Context, name string, args, out any) error {
 	m.commands.Lock()
 	defer m.commands.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	m.next++
 	id := strconv.Itoa(m.next)
 	answer := make(chan message, 1)
@@ -153,7 +156,8 @@ func (m *monitor) run(ctx context.Context, name string, args, out any) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	// A command that was sent is waited for also when its caller gives up: what ends the session needs the connection.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
 	if err := m.raw.SetWriteDeadline(m.clock.Now().Add(commandTimeout)); err != nil {
 		return err

@@ -64,7 +64,7 @@ func (r *room) watch(ctx context.Context) {
 			r.mu.Lock()
 			r.err = err
 			r.mu.Unlock()
-			if err := r.s.sweepJobs(ctx); err != nil && r.s.o.Log != nil {
+			if err := r.s.sweepJobs(context.WithoutCancel(ctx)); err != nil && r.s.o.Log != nil {
 				r.s.o.Log.Error("backup jobs of a QEMU were not ended", "socket", r.s.o.Socket, "err", err)
 			}
 			return

@@ -38,7 +38,6 @@ type Session struct {
 	o        Options
 	m        *monitor
 	disks    []*Disk
-	bitmap   string // begun at the moment
 	started  bool   // the transaction was done
 	serving  bool   // NBD is ours
 	Frozen   bool   // the guest's file systems were frozen at the moment
@@ -65,7 +64,6 @@ func Open(ctx context.Context, o Options) (_ *Session, err error) {
 		return nil, errs.New(errs.Invalid, "QMP socket %q and scratch folder %q must be absolute paths", o.Socket, o.Scratch)
 	}
 	s := &Session{o: o}
-	s.bitmap = s.mine() + random()
 	if s.m, err = connect(ctx, o.Socket, o.Clock); err != nil {
 		return nil, err
 	}
@@ -193,14 +191,14 @@ func (s *Session) moment(ctx context.Context) error {
 func (s *Session) actions(persistent bool) (list []action) {
 	for _, d := range s.disks {
 		list = append(list, action{"block-dirty-bitmap-add", args{
-			"node": d.node, "name": s.bitmap, "granularity": 64 << 10, "persistent": d.qcow2 && persistent,
+			"node": d.node, "name": d.begun, "granularity": 64 << 10, "persistent": d.qcow2 && persistent,
 		}})
-		for _, b := range d.bitmaps {
-			list = append(list, action{"block-dirty-bitmap-disable", args{"node": d.node, "name": b.Name}})
-		}
 		list = append(list, action{"blockdev-backup", args{
 			"device": d.node, "target": node("old", d.index), "sync": "none", "job-id": node("job", d.index),
 		}})
+		for _, b := range d.bitmaps { // after the job has begun: what is written between is in one list too many, and not in none
+			list = append(list, action{"block-dirty-bitmap-disable", args{"node": d.node, "name": b.Name}})
+		}
 	}
 	return list
 }
@@ -304,15 +302,15 @@ func (s *Session) endBitmaps(ctx context.Context, d *Disk, sealed bool) error {
 	var back []action
 	for _, b := range d.bitmaps {
 		back = append(back,
-			action{"block-dirty-bitmap-merge", args{"node": d.node, "target": b.Name, "bitmaps": []string{s.bitmap}}},
-			action{"block-dirty-bitmap-enable", args{"node": d.node, "name": b.Name}})
+			action{"block-dirty-bitmap-enable", args{"node": d.node, "name": b.Name}},
+			action{"block-dirty-bitmap-merge", args{"node": d.node, "target": b.Name, "bitmaps": []string{d.begun}}})
 	}
 	if len(back) > 0 {
 		if err := s.transaction(ctx, back); err != nil {
 			return err
 		}
 	}
-	return s.removeBitmap(ctx, d.drive, s.bitmap)
+	return s.removeBitmap(ctx, d.drive, d.begun)
 }
 
 // sweep removes the exports, jobs, nodes and files of ours that are there, of this session or of one that was killed.

@@ -127,6 +127,31 @@ func (m *machine) command(text string) {
 	}
 }
 
+// bitmap is the name of ours on a disk. The caller holds mu.
+func (m *machine) bitmap(disk int) string {
+	if _, err := m.conn.Write([]byte(`{"execute":"query-block"}` + "\n")); err != nil {
+		m.t.Fatal(err)
+	}
+	for {
+		var answer struct {
+			Return []struct {
+				Device   string
+				Inserted struct {
+					Bitmaps []struct{ Name string } `json:"dirty-bitmaps"`
+				}
+			}
+		}
+		if err := json.Unmarshal(m.readLine(), &answer); err != nil {
+			m.t.Fatal(err)
+		}
+		for _, b := range answer.Return {
+			if b.Device == fmt.Sprint("d", disk) && len(b.Inserted.Bitmaps) > 0 {
+				return b.Inserted.Bitmaps[0].Name
+			}
+		}
+	}
+}
+
 // write is a write of the guest.
 func (m *machine) write(rng *rand.Rand) {
 	m.mu.Lock()
@@ -272,6 +297,37 @@ func TestRunningQEMU(t *testing.T) {
 		t.Fatalf("after a crash: %+v", b)
 	}
 	if b := m.backup(d); modes(b) != "list list" {
+		t.Fatalf("%+v", b)
+	}
+
+	t.Log("a bitmap that stopped without a successor is of no use")
+	m.mu.Lock()
+	m.command(`{"execute":"human-monitor-command","arguments":{"command-line":"info version"}}`)
+	name := m.bitmap(0)
+	m.command(`{"execute":"block-dirty-bitmap-disable","arguments":{"node":"d0","name":"` + name + `"}}`)
+	m.mu.Unlock()
+	m.write(rng)
+	if b := m.backup(d); !strings.HasPrefix(modes(b), "compare ") {
+		t.Fatalf("%+v", b)
+	}
+}
+
+// TestQEMUDisksThatChangePlaces: a bitmap is that of its disk, whatever the disk is called.
+func TestQEMUDisksThatChangePlaces(t *testing.T) {
+	d, _ := started(t)
+	m := newMachine(t, 4<<20)
+	second := filepath.Join(m.dir, "disk1.qcow2")
+	harness.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", second, fmt.Sprint(m.size))
+	m.stop(false)
+	m.disks[1] = second
+	m.start()
+	m.fill()
+	m.backup(d)
+	m.stop(false)
+	m.disks[0], m.disks[1] = m.disks[1], m.disks[0]
+	m.start()
+	m.writes[0].pattern, m.writes[1].pattern = m.writes[1].pattern, m.writes[0].pattern
+	if b := m.backup(d); modes(b) != "compare compare" {
 		t.Fatalf("%+v", b)
 	}
 }
